@@ -69,3 +69,6 @@ PARTS: tuple[Part, ...] = (
 )
 
 SERVER_PARTS: tuple[Part, ...] = tuple(part for part in PARTS if part.side == "server")
+
+# Index of each server part: what the worker writes instead of names.
+CODES: dict[str, int] = {part.name: code for code, part in enumerate(SERVER_PARTS)}
