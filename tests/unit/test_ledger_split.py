@@ -3,6 +3,7 @@
 import heapq
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given, settings
@@ -17,9 +18,10 @@ KINDS = ["query", "upstream", "cache", "other_wait"]
 
 @dataclass
 class Program:
-    """What a task does, in turn.
+    """What a task does in turn.
 
-    `("run", ns)`, `("wait", part, ns)`, `("join", programs)` waits for child tasks, `("leave", program)` does not.
+    `("run", ns)`, `("wait", part, ns)`; `("join", programs)` waits for child tasks,
+    `("leave", program)` does not.
     """
 
     actions: list[Any] = field(default_factory=list)
@@ -153,7 +155,7 @@ def test_parts_cover_every_nanosecond_once(program: Program, others: list[int]) 
     root, segments = simulate(program, others)
     assert sum(parts(segments).values()) == root.ended - root.began
     assert all(segment.end > segment.start for segment in segments)
-    assert all(a.end == b.start for a, b in zip(segments, segments[1:], strict=False))
+    assert all(a.end == b.start for a, b in pairwise(segments))
 
 
 @given(programs(2), st.lists(st.integers(0, 15), max_size=40))

@@ -18,7 +18,9 @@ from timesplit.parts import CODES
 ROUTE: Final = CODES["route"]
 LOOP: Final = CODES["loop"]
 OTHER_WAIT: Final = CODES["other_wait"]
-MANY_STRANDS: Final = 64  # beyond, only strands on the path of wake-ups are laid on the timeline: a bound on the work
+MANY_STRANDS: Final = (
+    64  # beyond, only strands on the path of wake-ups are laid on the timeline: a bound on the work
+)
 
 
 class Wait(NamedTuple):
@@ -90,7 +92,7 @@ class Strand:
 
     def __init__(self, born: int, creator: "Strand | None" = None, request: object = None) -> None:
         self.creator = creator
-        self.request = request if creator is None else creator.request
+        self.request: object = request if creator is None else creator.request
         self.born = born
         self.began = self.ended = self.suspended = self.ready = 0
         self.awaited = creator is None
@@ -108,9 +110,7 @@ class Strand:
         if not self.began:
             self.began = now
             return
-        self.waits.append(
-            Wait(self.part, self.label, self.suspended, self.ready or now, now, self.waker)
-        )
+        self.waits.append(Wait(self.part, self.label, self.suspended, self.ready or now, now, self.waker))
         self.suspended = self.ready = 0
         self.waker = None
         self.due = None
@@ -200,8 +200,11 @@ def _overlaid(last: Strand, start: int, end: int) -> Iterator[Segment]:
 
 def _changes(strand: Strand, end: int) -> Iterator[tuple[int, int, int]]:
     """Yield (when, change of running strands, change of ready strands)."""
-    yield strand.born, 0, 1
-    yield strand.began, 1, -1
+    if strand.creator is None:  # the request's own is called, not scheduled: it runs from the start
+        yield strand.born, 1, 0
+    else:
+        yield strand.born, 0, 1
+        yield strand.began, 1, -1
     for wait in strand.all_waits(end):
         yield wait.suspended, -1, 0
         yield wait.ready, 0, 1

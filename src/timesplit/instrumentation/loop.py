@@ -9,24 +9,34 @@ import asyncio
 import threading
 import time
 from asyncio import AbstractEventLoop, Future, Handle, Task, TimerHandle
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from types import BuiltinFunctionType, coroutine
 from typing import Any
 
-from timesplit.instrumentation.ledger import Strand
+from timesplit.instrumentation.ledger import Segment, Strand
 
 clock = time.monotonic_ns
 LONG_STEP = 1_000_000  # ns; steps from this length on are recorded one by one
 
 
 class Here(threading.local):
-    """What this thread runs just now."""
+    """What this thread runs just now.
+
+    Attributes:
+        strand: on a loop's thread, the strand in whose step we are.
+        calls: in a worker thread that runs a request's call, what that call waited for, so far.
+        request: whose call a worker thread runs.
+        long_step: told of steps of LONG_STEP and more: (strand, start, end).
+    """
 
     strand: Strand | None = None
+    calls: list[Segment] | None = None
+    request: object = None
+    long_step: Callable[[Strand, int, int], None] | None = None
 
 
 here = Here()
-long_step: Callable[[Strand, int, int], None] = lambda strand, start, end: None  # noqa: E731  # set by the agent
 
 
 @coroutine
@@ -49,8 +59,8 @@ def drive(strand: Strand, coro: Coroutine[Any, Any, Any]) -> Generator[Any, Any,
         now = clock()
         here.strand = outer
         strand.suspend(now)
-        if now - start >= LONG_STEP:
-            long_step(strand, start, now)
+        if now - start >= LONG_STEP and here.long_step is not None:
+            here.long_step(strand, start, now)
         try:
             value = yield awaited
         except BaseException as thrown:  # cancellation and close() go to the coroutine, as without us
@@ -61,8 +71,47 @@ def _ended(strand: Strand, outer: Strand | None, start: int) -> None:
     now = clock()
     here.strand = outer
     strand.end(now)
-    if now - start >= LONG_STEP:
-        long_step(strand, start, now)
+    if now - start >= LONG_STEP and here.long_step is not None:
+        here.long_step(strand, start, now)
+
+
+@coroutine
+def waiting(part: int, label: str, awaitable: Awaitable[Any]) -> Generator[Any, Any, Any]:
+    """Await something, and charge to `part` the time in which that suspends the strand."""
+    strand = here.strand
+    if strand is None:
+        return (yield from awaitable.__await__())
+    before = strand.part, strand.label
+    strand.part, strand.label = part, label
+    try:
+        return (yield from awaitable.__await__())
+    finally:
+        strand.part, strand.label = before
+
+
+@contextmanager
+def blocking(part: int, label: str) -> Iterator[None]:
+    """Charge a call that blocks a worker thread to `part`; of nested ones, the outermost counts.
+
+    On the loop itself such a call stays `route`: running beats waiting.
+    """
+    calls = here.calls
+    if calls is None:
+        yield
+        return
+    start = clock()
+    here.calls = None
+    try:
+        yield
+    finally:
+        here.calls = calls
+        calls.append(Segment(part, label, start, clock()))
+
+
+def current_request() -> Any:
+    """Return the request for which this thread works just now, or None."""
+    strand = here.strand
+    return here.request if strand is None else strand.request
 
 
 _STRAND = "_timesplit_strand"  # attribute of a task: the strand that it drives
@@ -133,7 +182,9 @@ class LoopHooks:
         finally:
             self._finishing = None
 
-    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any, context: Any = None) -> Handle:
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> Handle:
         """Stamp the future that a thread sets: from here on, what waits for it waits for the loop."""
         future = getattr(callback, "__self__", None)
         if not isinstance(future, Future):
@@ -142,12 +193,16 @@ class LoopHooks:
             setattr(future, _READY, clock())
         return self._call_soon_threadsafe(callback, *args, context=context)
 
-    def call_later(self, delay: float, callback: Callable[..., object], *args: Any, context: Any = None) -> TimerHandle:
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> TimerHandle:
         """Note when the timer is due: while the loop is busy it cannot fire."""
         due = clock() + int(delay * 1e9)
         return _timed(due, self._call_later(delay, callback, *args, context=context))
 
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: Any = None) -> TimerHandle:
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> TimerHandle:
         """Note when the timer is due, as `call_later` does."""
         due = clock() + int((when - self._loop.time()) * 1e9)
         return _timed(due, self._call_at(when, callback, *args, context=context))

@@ -1,0 +1,269 @@
+"""The journal's writing end: fixed slots in a memory-mapped file, one file per worker process.
+
+Nothing here blocks, locks or calls the system per record. Where no slot is free a record is dropped and counted.
+"""
+
+import fcntl
+import itertools
+import json
+import mmap
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from timesplit.instrumentation.layout import (
+    AFTER,
+    CLOSING,
+    DONE,
+    FREE,
+    HEADER,
+    HEADER_BYTES,
+    IS_AFTER,
+    IS_MORE,
+    IS_REQUEST,
+    IS_STEP,
+    IS_TEXT,
+    MAGIC,
+    MORE,
+    MORE_INLINE,
+    OPEN,
+    OPENING,
+    SEGMENT,
+    SEGMENTS_AT,
+    SEGMENTS_INLINE,
+    SLOT_BYTES,
+    SLOTS,
+    STEP,
+    TEXT,
+    TEXT_BYTES,
+)
+
+LOOKED_AT = 64  # slots that a record tries before it is dropped
+MANY_TEXTS = 4000
+OTHER_TEXT = 1
+NO_SLOT = 0
+
+_BEGUN, _DROPPED, _FAILED, _REFUSED, _FLIGHT, _FLIGHT_NS, _FLIGHT_AT, _BUSY = (
+    HEADER.offset(name) // 8
+    for name in (
+        "begun",
+        "dropped",
+        "failed",
+        "refused",
+        "in_flight",
+        "in_flight_ns",
+        "in_flight_at",
+        "busy_ns",
+    )
+)
+_DOING = OPENING.offset("doing") // 8
+_open, _close, _segment = OPENING.pack_into, CLOSING.pack_into, SEGMENT.pack_into
+
+
+def journal_folder() -> Path:
+    """Return where journals lie: TIMESPLIT_JOURNAL, else a folder of the user's in memory."""
+    named = os.environ.get("TIMESPLIT_JOURNAL")
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
+    return Path(named) if named else Path(memory) / f"timesplit-{os.getuid()}"
+
+
+class Journal:
+    """A worker's journal. Slots are numbered by their byte offset; NO_SLOT means that none was free."""
+
+    def __init__(self, folder: Path, instance: str, about: Mapping[str, object], slots: int = SLOTS) -> None:
+        """Make the file and map it.
+
+        Args:
+            folder: made with mode 0700 if it is not there.
+            instance: 16 hex digits, random: process ids repeat across containers.
+            about: what the forwarder cannot know by itself; written as JSON.
+            slots: how many records may wait for the forwarder.
+
+        Raises:
+            OSError: the folder is not ours alone, or the file cannot be made.
+        """
+        _own(folder)
+        self.path = folder / f"{instance}.journal"
+        self.pid = os.getpid()
+        size = HEADER_BYTES + slots * SLOT_BYTES
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        # A lock that a fork does not inherit: a free lock means a dead worker, across containers too.
+        fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.truncate(self._file, size)
+        self._map = mmap.mmap(self._file, size)
+        self._map[HEADER_BYTES:] = bytes(size - HEADER_BYTES)  # touched now: no page fault in a request
+        self._words = memoryview(self._map).cast("q")
+        self._slots = slots
+        self._turns = itertools.count()
+        self._texts: dict[str, int] = {}
+        self._text_numbers = itertools.count(1)
+        self._numbers = itertools.count(1)
+        self._head(instance, about, slots)
+        self.text("other")
+
+    def open(self, now: int, traceparent: bytes, client_span: bytes) -> tuple[int, int]:
+        """Begin a request's record; return its slot and its number in this worker."""
+        words = self._words
+        number = next(self._numbers)
+        words[_BEGUN] = number
+        self._flight(now, 1)
+        at = self._take()
+        if at:
+            _open(self._map, at, OPEN, IS_REQUEST, number, now, traceparent, client_span, 0, now)
+        return at, number
+
+    def doing(self, at: int, part: int, since: int) -> None:
+        """Note in which part an open request is."""
+        word = (at >> 3) + _DOING
+        self._words[word] = part
+        self._words[word + 1] = since
+
+    def close(
+        self,
+        at: int,
+        number: int,
+        now: int,
+        fields: Sequence[int],
+        segments: Sequence[tuple[int, int, int, int]],
+    ) -> None:
+        """Finish a request's record.
+
+        Args:
+            at: its slot, or NO_SLOT.
+            number: its number.
+            now: when its last work ended.
+            fields: the values of CLOSING, in order.
+            segments: (part, text number of the label, start, end); those that do not fit go to slots of their own.
+        """
+        self._flight(now, -1)
+        if not at:
+            return
+        _close(self._map, at + OPENING.size, *fields)
+        place = at + SEGMENTS_AT
+        for segment in segments[:SEGMENTS_INLINE]:
+            _segment(self._map, place, *segment)
+            place += SEGMENT.size
+        for first in range(SEGMENTS_INLINE, len(segments), MORE_INLINE):
+            self._more(number, segments[first : first + MORE_INLINE])
+        self._words[at >> 3] = DONE
+
+    def step(self, *fields: int) -> None:
+        """Record a long step: the values of STEP after `kind`."""
+        at = self._take()
+        if at:
+            STEP.pack_into(self._map, at, OPEN, IS_STEP, *fields)
+            self._words[at >> 3] = DONE
+
+    def after(self, *fields: int) -> None:
+        """Record work after a response: the values of AFTER after `kind`."""
+        at = self._take()
+        if at:
+            AFTER.pack_into(self._map, at, OPEN, IS_AFTER, *fields)
+            self._words[at >> 3] = DONE
+
+    def text(self, text: str) -> int:
+        """Return the number of a text; 0 for none. A new one is written once, cut to what fits in a slot."""
+        if not text:
+            return 0
+        number = self._texts.get(text)
+        return self._new_text(text) if number is None else number
+
+    def busy(self, ns: int) -> None:
+        """Add to the time in steps of requests."""
+        self._words[_BUSY] += ns
+
+    def failed(self) -> None:
+        """Count an error of ours."""
+        self._words[_FAILED] += 1
+
+    def refused(self) -> None:
+        """Count a request that the server refused before the application ran."""
+        self._words[_REFUSED] += 1
+
+    def discard(self) -> None:
+        """Forget a journal that was made before a fork: the file is the parent's."""
+        self._words.release()
+        self._map.close()
+        os.close(self._file)
+
+    def _take(self) -> int:
+        """Return a free slot, or NO_SLOT and count a drop."""
+        words, slots = self._words, self._slots
+        for _ in range(LOOKED_AT):
+            # A counter's `next` is atomic: loops in several threads never look at the same slot at once.
+            at = HEADER_BYTES + next(self._turns) % slots * SLOT_BYTES
+            if words[at >> 3] == FREE:
+                return at
+        words[_DROPPED] += 1
+        return NO_SLOT
+
+    def _flight(self, now: int, change: int) -> None:
+        words = self._words
+        open_now = words[_FLIGHT]
+        words[_FLIGHT_NS] += open_now * (now - words[_FLIGHT_AT])
+        words[_FLIGHT_AT] = now
+        words[_FLIGHT] = open_now + change
+
+    def _more(self, number: int, segments: Sequence[tuple[int, int, int, int]]) -> None:
+        at = self._take()
+        if not at:
+            return
+        MORE.pack_into(self._map, at, OPEN, IS_MORE, number, len(segments))
+        for index, segment in enumerate(segments):
+            _segment(self._map, at + MORE.size + index * SEGMENT.size, *segment)
+        self._words[at >> 3] = DONE
+
+    def _new_text(self, text: str) -> int:
+        if len(self._texts) >= MANY_TEXTS:
+            return OTHER_TEXT
+        at = self._take()
+        if not at:
+            return OTHER_TEXT
+        number = next(self._text_numbers)
+        data = text.encode("utf-8", "replace")[:TEXT_BYTES]
+        TEXT.pack_into(self._map, at, OPEN, IS_TEXT, number, len(data))
+        self._map[at + TEXT.size : at + TEXT.size + len(data)] = data
+        self._words[at >> 3] = DONE
+        self._texts[text] = number
+        return number
+
+    def _head(self, instance: str, about: Mapping[str, object], slots: int) -> None:
+        monotonic, utc = time.monotonic_ns(), time.time_ns()
+        words = json.dumps(about).encode()[:3072]
+        HEADER.pack_into(
+            self._map,
+            0,
+            b"",
+            slots,
+            self.pid,
+            monotonic,
+            utc,
+            instance.encode(),
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            monotonic,
+            0,
+            words,
+        )
+        self._map[: len(MAGIC)] = MAGIC  # last: a reader that sees it sees a whole header
+
+
+def _own(folder: Path) -> None:
+    """Make the folder, and refuse one that others could write to or that is a link.
+
+    Raises:
+        PermissionError: it is not a folder of this user's alone.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PermissionError(
+            f"{folder}: not a folder that only this user can write to; set TIMESPLIT_JOURNAL"
+        )

@@ -1,0 +1,151 @@
+"""The journal's layout: what a worker writes and the forwarder reads.
+
+A journal is a file of a header page and slots of SLOT_BYTES each. A slot is FREE, OPEN (a request that is under way:
+the slots are the in-flight table too) or DONE; only the worker takes a FREE slot, only the forwarder frees a DONE one,
+so no lock is needed. The state is written last. All numbers are native 64-bit; 0 stands for "nothing", -1 for NULL.
+"""
+
+from struct import Struct, calcsize
+from typing import Final
+
+from timesplit.parts import SERVER_PARTS
+
+MAGIC: Final = b"TSJRNL01"
+HEADER_BYTES: Final = 4096
+SLOT_BYTES: Final = 1024
+SLOTS: Final = 4096  # 4 MiB a worker; at 1,000 requests a second the forwarder may sleep 4 s
+UNKNOWN: Final = -1
+
+FREE, OPEN, DONE = 0, 1, 2
+
+# Kinds of record, in a slot's second word.
+IS_REQUEST, IS_MORE, IS_TEXT, IS_STEP, IS_AFTER = range(1, 6)
+
+Fields = tuple[tuple[str, str], ...]
+
+
+class Layout:
+    """Where the fields of a record lie, from `base` on, without padding.
+
+    Attributes:
+        fields: (name, struct format) of each field.
+        base: offset of the first.
+        size: bytes of all.
+        pack_into: packs all of them into a buffer.
+    """
+
+    def __init__(self, fields: Fields, base: int = 0) -> None:
+        self.fields = fields
+        self.base = base
+        packer = Struct("=" + "".join(form for _, form in fields))
+        self.size = packer.size
+        self.pack_into = packer.pack_into
+        self.unpack_from = packer.unpack_from
+
+    def offset(self, name: str) -> int:
+        """Return where a field lies, from the record's start."""
+        at = self.base
+        for field, form in self.fields:
+            if field == name:
+                return at
+            at += calcsize("=" + form)
+        raise KeyError(name)
+
+
+HEADER: Final = Layout(
+    (
+        ("magic", "8s"),
+        ("slots", "q"),
+        ("pid", "q"),
+        ("monotonic", "q"),  # clock anchor: CLOCK_MONOTONIC and UTC, read together
+        ("utc", "q"),
+        ("instance", "16s"),
+        ("begun", "q"),  # requests begun, those without a slot among them
+        ("dropped", "q"),  # records for which no slot was free
+        ("failed", "q"),  # errors of ours, caught before they could reach a request
+        ("refused", "q"),  # requests that the server refused before the application ran
+        ("in_flight", "q"),  # requests under way
+        ("in_flight_ns", "q"),  # integral of in-flight × time, up to `in_flight_at`
+        ("in_flight_at", "q"),
+        ("busy_ns", "q"),  # time in steps of requests on the event loop
+        ("about", "3072s"),  # JSON: host, boot id, service, versions, configuration, hooks armed
+    )
+)
+
+# A request's slot when its first step begins …
+OPENING: Final = Layout(
+    (
+        ("state", "q"),
+        ("kind", "q"),
+        ("number", "q"),  # of the request within the worker; its span id is made from it
+        ("started", "q"),
+        ("traceparent", "56s"),
+        ("client_span", "16s"),  # hex, from tracestate
+        ("doing", "q"),  # code of the part it is in …
+        ("since", "q"),  # … and since when: what a killed request was doing
+    )
+)
+
+# … and when it is over.
+CLOSING: Final = Layout(
+    (
+        ("ended", "q"),
+        ("finished", "q"),  # end of the work after the response
+        ("arrived", "q"),
+        ("route", "q"),  # text number of the template; 0 where none matched
+        ("method", "q"),  # text number
+        ("status", "q"),
+        ("ended_by", "q"),  # index in ENDED_BY
+        ("route_cpu_ns", "q"),
+        ("uncertain_ns", "q"),
+        ("query_count", "q"),
+        ("upstream_count", "q"),
+        ("other", "q"),  # text number of the longest other wait's label
+        ("segments", "q"),  # how many there are; the first SEGMENTS_INLINE follow here
+        *((part.column, "q") for part in SERVER_PARTS),
+    ),
+    OPENING.size,
+)
+
+SEGMENT: Final = Layout((("part", "q"), ("label", "q"), ("start", "q"), ("end", "q")))
+SEGMENTS_AT: Final = OPENING.size + CLOSING.size
+SEGMENTS_INLINE: Final = (SLOT_BYTES - SEGMENTS_AT) // SEGMENT.size
+
+# More segments of a request, in slots of their own.
+MORE: Final = Layout((("state", "q"), ("kind", "q"), ("number", "q"), ("segments", "q")))
+MORE_INLINE: Final = (SLOT_BYTES - MORE.size) // SEGMENT.size
+
+# A text and its number: names are written once. At most 4,000 a worker, the rest is text 1, "other".
+TEXT: Final = Layout((("state", "q"), ("kind", "q"), ("number", "q"), ("length", "q")))
+TEXT_BYTES: Final = SLOT_BYTES - TEXT.size
+
+# A step of the loop of 1 ms or more, or a GC pause.
+STEP: Final = Layout(
+    (
+        ("state", "q"),
+        ("kind", "q"),
+        ("number", "q"),  # of the request whose step it was, else 0
+        ("started", "q"),
+        ("ended", "q"),
+        ("cpu_ns", "q"),  # CPU time of the thread in it; -1 unknown
+        ("owner", "q"),  # text number: "GET /x", a task's name, "gc 2"
+        ("file", "q"),  # text number; 0 unknown
+        ("line", "q"),
+        ("function", "q"),  # text number
+    )
+)
+
+# A piece of work after a response: a background task, the teardown of a dependency.
+AFTER: Final = Layout(
+    (
+        ("state", "q"),
+        ("kind", "q"),
+        ("number", "q"),  # of the request
+        ("started", "q"),
+        ("ended", "q"),
+        ("busy_ns", "q"),  # time in steps on the loop
+        ("route", "q"),  # text number
+    )
+)
+
+ENDED_BY: Final = ("response", "disconnect", "exception", "killed")
