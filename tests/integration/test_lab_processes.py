@@ -100,10 +100,13 @@ def test_one_state_folder_serves_one_lab_at_a_time(lab: Processes, tmp_path: Pat
         Processes(tmp_path)
 
 
-def test_a_state_folder_is_free_again_after_its_lab(tmp_path: Path) -> None:
-    for _ in range(2):
-        with Processes(tmp_path):
-            pass
+def test_a_state_folder_is_free_again_after_its_lab_and_the_logs_begin_anew(tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        with Processes(tmp_path) as processes:
+            child = processes.start("once", ["echo", text])
+            child.wait()
+
+    assert child.log.read_text() == "second\n"
 
 
 def test_all_children_end_when_the_lab_is_killed_and_the_next_lab_waits_for_that(tmp_path: Path) -> None:

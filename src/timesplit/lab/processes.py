@@ -24,13 +24,25 @@ _LAUNCH = 'echo "$$ $0" >&0 && exec "$@" </dev/null'
 
 
 class Child:
-    """A process that the lab started."""
+    """A process that the lab started, leader of a process group: when it ends, so does the rest of the group.
 
-    def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path, log_offset: int) -> None:
+    That is done as soon as its end is seen: later, its process id could have become another process's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        popen: subprocess.Popen[bytes],
+        log: Path,
+        log_offset: int,
+        forget: Callable[[int], None],
+    ) -> None:
         self.name = name
         self.log = log
         self._popen = popen
         self._log_offset = log_offset
+        self._forget = forget
+        self._ended = False
 
     @property
     def pid(self) -> int:
@@ -40,7 +52,9 @@ class Child:
     @property
     def exit_code(self) -> int | None:
         """Exit code, negative for a signal as in `subprocess`; None while it runs."""
-        return self._popen.poll()
+        if self._popen.poll() is not None:
+            self._end_group()
+        return self._popen.returncode
 
     def wait(self, seconds: float | None = None) -> int:
         """Wait for its end and return the exit code.
@@ -48,11 +62,32 @@ class Child:
         Raises:
             subprocess.TimeoutExpired: it still runs after that many seconds.
         """
-        return self._popen.wait(seconds)
+        exit_code = self._popen.wait(seconds)
+        self._end_group()
+        return exit_code
 
     def signal(self, number: int) -> None:
-        """Send it a signal; to the process alone, not its group."""
-        self._popen.send_signal(number)
+        """Send it a signal, if it still runs; to the process alone, not its group."""
+        if self.exit_code is None:
+            self._popen.send_signal(number)
+
+    def stop(self, number: int, seconds: float) -> int:
+        """End it with that signal, after `seconds` by force; return the exit code."""
+        self.signal(number)
+        try:
+            return self.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            return self.wait()
+
+    def _end_group(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        # PermissionError: on macOS, a group of which only zombies are left.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._forget(self.pid)
 
     def output(self) -> str:
         """Return what it has printed since it started."""
@@ -100,6 +135,8 @@ class Processes:
         self._logs.mkdir(parents=True, exist_ok=True)
         self._children: dict[Child, int] = {}
         with _lock(state / "lock") as lock:
+            for log in self._logs.iterdir():
+                log.unlink()
             # The guardian inherits the lock: a next lab has to wait until this one's children are gone.
             self._guardian = subprocess.Popen(
                 [sys.executable, "-I", guardian.__file__],
@@ -140,34 +177,24 @@ class Processes:
                 extra_groups=None if user is None else [],
                 start_new_session=True,
             )
-            child = Child(name, popen, log, offset)
+            child = Child(name, popen, log, offset, self._forget)
         self._children[child] = stop_signal
         return child
 
     def stop(self, child: Child, seconds: float = STOP_SECONDS) -> int:
-        """End a child gently, after `seconds` by force, and its whole group; return its exit code."""
-        stop_signal = self._children.pop(child, None)
-        if stop_signal is not None:
-            child.signal(stop_signal)
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(seconds)
-        # PermissionError: on macOS, a group of which only zombies are left.
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
-        exit_code = child.wait()
-        self._forget(child)
-        return exit_code
+        """End a child gently, after `seconds` by force; return its exit code."""
+        return child.stop(self._children.pop(child, signal.SIGTERM), seconds)
 
     def stop_all(self) -> None:
         """Stop all children, the youngest first."""
         for child in reversed(tuple(self._children)):
             self.stop(child)
 
-    def _forget(self, child: Child) -> None:
+    def _forget(self, pid: int) -> None:
         """Take it off the guardian's list: its process id can now become another process's."""
         assert self._guardian.stdin is not None
         with suppress(BrokenPipeError):
-            os.write(self._guardian.stdin.fileno(), b"%d 0\n" % child.pid)
+            os.write(self._guardian.stdin.fileno(), b"%d 0\n" % pid)
 
     def __enter__(self) -> Self:
         return self

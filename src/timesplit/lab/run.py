@@ -1,0 +1,174 @@
+"""Runs a scenario: the service with all it needs, the load, the faults, and nothing left over."""
+
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from timesplit.errors import RunFolderError, TargetUnreachable, UsageError
+from timesplit.lab.display import Display, Progress
+from timesplit.lab.generator import Generator
+from timesplit.lab.processes import Processes
+from timesplit.lab.scenario import Scenario
+from timesplit.lab.stack import ServiceSettings, Stack, require_demo_service
+from timesplit.runfolder import RunFolder, runs_root
+
+STATE = Path(".lab")
+APPLICATION = "service.app:create_app"
+_POLL_SECONDS = 0.1
+_IN_PROCESS_SECONDS = 120.0
+_SECRET_NAME = re.compile("KEY|TOKEN(?!S)|SECRET|PASSWORD", re.IGNORECASE)  # THREAD_TOKENS is a number
+_URL_USER = re.compile("//[^/@]*@")
+
+
+class ScenarioRun:
+    """A run of a scenario; after it, or where it broke off, `folder` is where its records are."""
+
+    def __init__(
+        self, scenario: Scenario, display: Display, settings: ServiceSettings, host: str | None = None
+    ) -> None:
+        """Prepare a run.
+
+        Args:
+            scenario: what is run.
+            display: where its progress is shown.
+            settings: how the demo service runs.
+            host: URL of a service that runs already; None to start the demo service.
+        """
+        self.folder: Path | None = None
+        self._scenario = scenario
+        self._display = display
+        self._settings = settings
+        self._host = host
+        self._faults = sorted(scenario.faults, key=lambda fault: fault.at)
+        self._carried_out: list[dict[str, Any]] = []
+
+    def carry_out(self) -> Path:
+        """Start what is needed, drive the load, stop everything again, and return the run folder.
+
+        Raises:
+            TargetUnreachable: nothing answers at `host`.
+            StartError: a piece of the lab does not come up, or the service ends in the run.
+            ScenarioError: Locust cannot run the scenario.
+        """
+        try:
+            return self._drive_host(self._host) if self._host else self._drive_demo()
+        finally:
+            self._complete_run_json()
+
+    def _drive_host(self, host: str) -> Path:
+        require_answer(host)
+        if self._faults:
+            raise UsageError(f"{self._scenario.name} breaks parts of the demo service; run it without --host")
+        # Not the demo service's own state folder: it may be the one that runs there.
+        with Processes(STATE / "generator") as processes:
+            return self._drive(processes, host, {}, None)
+
+    def _drive_demo(self) -> Path:
+        require_demo_service()
+        with Processes(STATE) as processes:
+            stack = Stack(processes, runs_root(), self._settings, self._display.say)
+            traces = {"TIMESPLIT_TRACES": stack.environment["TIMESPLIT_TRACES"]}
+            folder = self._drive(processes, stack.url, traces, stack)
+            self._display.say("stopping the service")
+            stack.stop_service()
+            if self._scenario.in_process:
+                self._drive_in_process(processes, stack, folder)
+            return folder
+
+    def _drive(self, processes: Processes, host: str, env: Mapping[str, str], stack: Stack | None) -> Path:
+        self._display.say(f"running {self._scenario.name} against {host}")
+        generator = Generator(processes, self._scenario, host, {"TIMESPLIT_RUNS": str(runs_root()), **env})
+        began: float | None = None
+        ended = False
+        while not ended:
+            ended = generator.child.exit_code is not None
+            for progress in generator.progress():
+                began = began or time.monotonic() - progress.elapsed
+                self._show(progress)
+            if stack:
+                stack.check()
+                self._break_what_is_due(stack, began)
+            time.sleep(_POLL_SECONDS)
+        if generator.child.exit_code or self.folder is None:
+            raise generator.error()
+        return self.folder
+
+    def _show(self, progress: Progress) -> None:
+        self.folder = Path(progress.run)
+        self._display.progress(progress, self._scenario.duration)
+
+    def _break_what_is_due(self, stack: Stack, began: float | None) -> None:
+        while began and self._faults and time.monotonic() - began >= self._faults[0].at:
+            fault = self._faults.pop(0)
+            self._carried_out.append(stack.carry_out(fault) | {"done_at": round(time.monotonic() - began, 3)})
+
+    def _drive_in_process(self, processes: Processes, stack: Stack, folder: Path) -> None:
+        """Make the bursts in process, after the load: beside it, each would slow the other down."""
+        self._display.say("the same bursts in process, as a test would make them")
+        command = [sys.executable, "-m", "timesplit.lab.inprocess", str(folder), "--app", APPLICATION]
+        child = processes.start("in-process", command, env={**stack.environment, "TIMESPLIT_TRACES": "off"})
+        if child.wait(_IN_PROCESS_SECONDS):
+            raise child.start_error("failed")
+
+    def _complete_run_json(self) -> None:
+        """Add to `run.json` what only the lab knows; a run that broke off early may have none."""
+        if self.folder is None:
+            return
+        run = RunFolder(self.folder)
+        with suppress(RunFolderError):
+            meta = run.meta()
+            if not self._host:
+                meta["service"] = publishable(self._settings.variables())
+            run.write_meta({**meta, "faults": self._carried_out})
+
+
+def serve_demo(settings: ServiceSettings, say: Callable[[str], None]) -> NoReturn:
+    """Run the demo service, with all it needs and the forwarder, until it is interrupted.
+
+    Raises:
+        StartError: a piece of the lab does not come up, or the service ends.
+    """
+    require_demo_service()
+    with Processes(STATE) as processes:
+        stack = Stack(processes, runs_root(), settings, say)
+        say(f"it answers at {stack.url}; load: timesplit run mixed --host {stack.url}; Ctrl-C ends it")
+        while True:
+            stack.check()
+            time.sleep(_POLL_SECONDS)
+
+
+def require_answer(host: str) -> None:
+    """Check that something listens where the URL points.
+
+    Raises:
+        UsageError: it is no URL.
+        TargetUnreachable: nothing listens there.
+    """
+    try:
+        url = urlsplit(host)
+        port = url.port or {"http": 80, "https": 443}.get(url.scheme)
+    except ValueError as error:
+        raise UsageError(f"--host {host}: {error}") from None
+    if not url.hostname or not port:
+        raise UsageError(f"--host {host}: must be a URL such as http://127.0.0.1:8000")
+    try:
+        socket.create_connection((url.hostname, port), timeout=5).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise TargetUnreachable(
+            f"{url.hostname}:{port} does not answer ({reason}); is the service up?"
+        ) from None
+
+
+def publishable(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables without what a run folder must not tell."""
+    return {
+        name: "…" if _SECRET_NAME.search(name) else _URL_USER.sub("//…@", value)
+        for name, value in variables.items()
+    }
