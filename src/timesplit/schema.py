@@ -97,8 +97,15 @@ _SERVER_FACTS = (
     _must("started", "int", "first step of the ASGI call: where a server span begins"),
     _must("ended", "int", "last write to the kernel; where a server span ends (mode otel)"),
     Column("ended_by", "text", "`response`, `disconnect`, `exception` (even where a 500 was sent), `killed`"),
+    Column(
+        "route_cpu_ns", "int", "of `route_ns`, CPU time; the rest was blocked: a blocking call, or the GIL"
+    ),
+    Column("uncertain_ns", "int", "how much of the waits could belong elsewhere: an overlay, not a part"),
     Column("query_count", "int", "database statements"),
     Column("upstream_count", "int", "outbound HTTP calls"),
+    Column("other", "text", "name of the longest other wait"),
+    Column("culprit", "text", "`file:line function` that cost most of the waits for the loop"),
+    Column("culprit_ns", "int", "what it cost"),
 )
 
 _PART_COLUMNS = tuple(Column(part.column, "int", part.meaning) for part in SERVER_PARTS)
@@ -115,6 +122,51 @@ SERVER = Table(
         _must("method", "text", "HTTP method"),
         *_SERVER_FACTS,
         *_PART_COLUMNS,
+    ),
+)
+
+SEGMENTS = Table(
+    "segments",
+    "part segment of a kept request",
+    "forwarder",
+    (
+        _must("trace_id", "trace_id", "of the request"),
+        _must("span_id", "span_id", "its server span"),
+        _must("part", "text", "the part that the stretch is charged to"),
+        _must("label", "text", "what it is about: `SELECT users`, `sleep`; empty where nothing is to say"),
+        _must("started", "int", "when it began"),
+        _must("ended", "int", "when it ended: the next one's beginning"),
+    ),
+)
+
+STEPS = Table(
+    "steps",
+    "event-loop step of 1 ms or more, or GC pause",
+    "forwarder",
+    (
+        _must("instance", "text", "instance of the worker process; see hosts/"),
+        Column("span_id", "span_id", "server span of the request whose step it was"),
+        _must("started", "int", "when it began"),
+        _must("ended", "int", "when it ended"),
+        _must("owner", "text", "`GET /route`, a task's name, or `gc 2`"),
+        Column("file", "text", "where the code is"),
+        Column("line", "int", "where in the file"),
+        Column("function", "text", "its name"),
+        Column("cpu_ns", "int", "CPU time of the thread in it"),
+    ),
+)
+
+AFTER = Table(
+    "after",
+    "piece of work after a response",
+    "forwarder",
+    (
+        _must("instance", "text", "instance of the worker process; see hosts/"),
+        _must("span_id", "span_id", "server span of the request that it came after"),
+        _must("route", "text", "method and template of that request"),
+        _must("started", "int", "when the response had ended"),
+        _must("ended", "int", "when the work had"),
+        _must("busy_ns", "int", "time in its steps on the event loop"),
     ),
 )
 
@@ -231,5 +283,6 @@ REQUESTS = Table(
 )
 
 TABLES: dict[str, Table] = {
-    table.name: table for table in (CLIENT, SERVER, HOSTS, STREAMS, INPROCESS, JOBS, REQUESTS)
+    table.name: table
+    for table in (CLIENT, SERVER, SEGMENTS, STEPS, AFTER, HOSTS, STREAMS, INPROCESS, JOBS, REQUESTS)
 }

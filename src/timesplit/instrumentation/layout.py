@@ -150,9 +150,11 @@ AFTER: Final = Layout(
 
 ENDED_BY: Final = ("response", "disconnect", "exception", "killed")
 
-_SPREAD: Final = 0x9E3779B97F4A7C15  # odd, so that no two numbers of a worker meet (Knuth's multiplicative hash)
+SPREAD: Final = (
+    0x9E3779B97F4A7C15  # odd, so that no two numbers of a worker meet (Knuth's multiplicative hash)
+)
 
 
 def span_id(instance: str, number: int) -> int:
     """Return the span id, 64 bits, of a worker's request: both ends make it, nobody has to write it."""
-    return (int(instance, 16) + number * _SPREAD) % (1 << 64) or 1
+    return (int(instance, 16) + number * SPREAD) % (1 << 64) or 1
