@@ -15,7 +15,7 @@ def main(server: str, loop: str, http: str, workers: str, port: str, app: str) -
 
         uvicorn.run(app, port=int(port), loop=loop, http=http, log_level="warning", access_log=False)
     else:
-        from gunicorn.app.wsgiapp import run
+        from gunicorn.app.wsgiapp import run  # type: ignore[import-untyped]  # ships no types
 
         # `control-socket` would be a file in the working folder.
         options = ["--bind", f"127.0.0.1:{port}", "--workers", workers, "--no-control-socket"]

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from timesplit.lab.processes import free_port
 ROOT = Path(__file__).parents[2]
 MS = 1_000_000
 JIFFY_MS = 4.0
+Headers = Sequence[tuple[str, str]]
 T = TypeVar("T")
 
 
@@ -86,9 +87,9 @@ class Service:
         """Open a connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
 
-    def get(self, path: str, connection: socket.socket | None = None, **headers: str) -> Answer:
+    def get(self, path: str, connection: socket.socket | None = None, headers: Headers = ()) -> Answer:
         """Make a GET request, on a connection of its own unless one is given."""
-        return self.request("GET", path, connection, **headers)
+        return self.request("GET", path, connection, headers=headers)
 
     def request(
         self,
@@ -96,13 +97,13 @@ class Service:
         path: str,
         connection: socket.socket | None = None,
         body: bytes = b"",
-        **headers: str,
+        headers: Headers = (),
     ) -> Answer:
         """Make a request and read the whole answer."""
         trace = secrets.token_hex(16)
         sent = time.monotonic_ns()
         with closing(connection or self.connect()) if connection is None else _kept(connection) as open_one:
-            open_one.sendall(encode(method, path, trace, body, keep=connection is not None, **headers))
+            open_one.sendall(encode(method, path, trace, body, connection is not None, headers))
             status, answer = read_answer(open_one)
         return Answer(trace, status, answer, sent, time.monotonic_ns())
 
@@ -174,7 +175,7 @@ def check(account: Account) -> None:
 def encode(method: str, path: str, trace: str, body: bytes = b"", keep: bool = True, **headers: str) -> bytes:
     """Return the bytes of a request."""
     lines = [f"{method} {path} HTTP/1.1", "Host: test", f"traceparent: 00-{trace}-00f067aa0ba902b7-01"]
-    lines += [f"{field.replace('_', '-')}: {value}" for field, value in headers.items()]
+    lines += [f"{field}: {value}" for field, value in headers]
     lines += [f"Content-Length: {len(body)}"] if body else []
     lines += [] if keep else ["Connection: close"]
     return "\r\n".join([*lines, "", ""]).encode() + body
