@@ -172,7 +172,9 @@ def check(account: Account) -> None:
     assert account.total == account.ended - account.begin
 
 
-def encode(method: str, path: str, trace: str, body: bytes = b"", keep: bool = True, **headers: str) -> bytes:
+def encode(
+    method: str, path: str, trace: str, body: bytes = b"", keep: bool = True, headers: Headers = ()
+) -> bytes:
     """Return the bytes of a request."""
     lines = [f"{method} {path} HTTP/1.1", "Host: test", f"traceparent: 00-{trace}-00f067aa0ba902b7-01"]
     lines += [f"{field}: {value}" for field, value in headers]
