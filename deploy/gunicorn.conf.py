@@ -13,9 +13,9 @@ _settings = read_settings(Settings)
 worker_class = "uvicorn_worker.UvicornWorker"
 workers = _settings.web_concurrency
 backlog = _settings.backlog
-keepalive = round(_settings.keep_alive)
-timeout = round(_settings.worker_timeout)
-graceful_timeout = round(_settings.graceful_timeout)
+keepalive = _settings.keep_alive
+timeout = _settings.worker_timeout
+graceful_timeout = _settings.graceful_timeout
 accesslog = None
 # Workers touch a file as their sign of life; on a slow disk that alone can look like a hang.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None

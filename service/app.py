@@ -2,19 +2,14 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypedDict
 
 from fastapi import FastAPI
 
 import timesplit
 from service import failures
-from service.resources import Resources, open_resources
+from service.resources import open_resources
 from service.routes import after_response, cache, cpu, database, jobs, operations, streams, upstream, waiting
 from service.settings import Settings, read_settings
-
-
-class _State(TypedDict):
-    resources: Resources
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -29,9 +24,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or read_settings(Settings)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[_State]:
-        async with open_resources(settings) as resources:
-            yield {"resources": resources}
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_resources(settings) as app.state.resources:
+            yield
 
     app = FastAPI(
         title="timesplit demo service",

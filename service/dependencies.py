@@ -18,7 +18,7 @@ LARGEST_ID = 2**63 - 1  # PostgreSQL's bigint
 
 async def _resources(connection: HTTPConnection) -> Resources:
     # Asynchronous, although it awaits nothing: a sync dependency would cost each request a worker thread.
-    resources: Resources = connection.state.resources
+    resources: Resources = connection.app.state.resources
     return resources
 
 

@@ -30,22 +30,22 @@ class Settings(BaseSettings):
     upstream_url: HttpUrl = Field(description="the upstream service: `http://host:port`")
 
     web_concurrency: int = _number(1, "workers of gunicorn")
-    worker_timeout: float = _seconds(60, "gunicorn kills a worker whose event loop is stuck for so long")
-    graceful_timeout: float = _seconds(
-        30, "a worker that is told to stop has so long to answer what it began"
+    worker_timeout: int = _number(60, "a worker whose event loop is stuck for so long is killed", most=3600)
+    graceful_timeout: int = _number(30, "a worker told to stop has so long to end what it began", most=3600)
+    keep_alive: int = _number(
+        75, "an idle connection is kept so long: longer than clients keep it", most=3600
     )
-    keep_alive: float = _seconds(75, "an idle connection is kept so long: longer than the clients keep it")
     backlog: int = _number(2048, "connections that may wait in the kernel to be accepted", most=65535)
     max_body_size: int = _number(65536, "largest request body and WebSocket message, in bytes", most=2**30)
     thread_tokens: int = _number(
-        40, "`def` routes, sync dependencies and offloaded calls that a worker runs at once"
+        40, "calls that a worker runs in threads at once: `def` routes, offloaded calls"
     )
 
     database_pool_size: int = _number(10, "connections that each pool of a worker keeps open")
     database_max_overflow: int = _number(5, "connections that a pool opens beyond that when busy", least=0)
     database_pool_timeout: float = _seconds(10, "a request waits so long for a connection, then gets 503")
     database_pool_pre_ping: bool = Field(
-        False, description="test each connection before use; costs a round trip, survives a database restart"
+        default=False, description="test each connection before use; costs a round trip, survives a database restart"
     )
     database_connect_timeout: float = _seconds(5, "opening a connection may take so long")
     database_statement_timeout: float = _seconds(10, "the database cancels a statement after so long")
@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     cache_ttl: float = _seconds(60, "a cached user is kept so long", most=86400)
 
     upstream_timeout: float = _seconds(
-        2, "an upstream call may take so long, waiting for a connection included"
+        2, "getting a connection, connecting, and each read or write may take so long"
     )
     upstream_connections: int = _number(100, "connections that a worker opens to the upstream service")
 

@@ -2,32 +2,28 @@
 
 import math
 import random
-from typing import Annotated, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+def _bounded(default: float, most: float, description: str) -> Any:
+    return Field(default, ge=0, le=most, allow_inf_nan=False, description=description)
 
 
 class Behaviour(BaseModel):
-    """How the upstream service behaves.
-
-    Attributes:
-        distribution: how the time that an answer takes is distributed.
-        mean: its mean, in seconds.
-        sigma: standard deviation of its logarithm (lognormal only).
-        failure_rate: share of requests answered with 503.
-        hang_rate: share of requests never answered.
-    """
+    """How the upstream service behaves."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    distribution: Literal["fixed", "exponential", "lognormal"] = "fixed"
-    mean: Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)] = 0.02
-    sigma: Annotated[float, Field(ge=0, le=3, allow_inf_nan=False)] = 0.5
-    failure_rate: Share = 0.0
-    hang_rate: Share = 0.0
+    distribution: Literal["fixed", "exponential", "lognormal"] = Field(
+        "fixed", description="how an answer's delay is distributed: `fixed`, `exponential` or `lognormal`"
+    )
+    mean: float = _bounded(0.02, 30, "mean of that delay, in seconds")
+    sigma: float = _bounded(0.5, 3, "standard deviation of the delay's logarithm (`lognormal` only)")
+    failure_rate: float = _bounded(0, 1, "share of requests that are answered with 503")
+    hang_rate: float = _bounded(0, 1, "share of requests that are never answered")
 
     def draw_delay(self, source: random.Random) -> float:
         """Draw how long an answer takes, in seconds."""

@@ -1,6 +1,6 @@
 """The host's monotonic clock: which one it is, and how it stands to UTC.
 
-Records hold CLOCK_MONOTONIC, spans hold UTC; an anchor, two readings taken together, turns one into the other.
+Records hold CLOCK_MONOTONIC, spans hold UTC; an anchor (two readings taken together) leads from one to other.
 """
 
 import platform

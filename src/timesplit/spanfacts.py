@@ -11,7 +11,6 @@ ANCHOR_UTC: Final = "timesplit.anchor.utc"  # … and UTC, read together
 BOOT_ID: Final = "timesplit.boot_id"
 ARMED: Final = "timesplit.armed"  # kinds of calls that are recorded; of the others nothing is known
 VERSIONS: Final = "timesplit.versions"  # JSON object
-CONFIGURATION: Final = "timesplit.configuration"  # JSON object
 
 QUERIES: Final = "query"
 CACHE: Final = "cache"

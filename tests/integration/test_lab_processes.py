@@ -66,6 +66,18 @@ def test_a_child_that_is_never_ready_is_an_error(lab: Processes) -> None:
         child.wait_ready(lambda: False, seconds=0.2)
 
 
+def test_a_command_that_fails_is_an_error_with_its_exit_code(lab: Processes) -> None:
+    lab.start("good", ["true"]).finish()
+
+    with pytest.raises(StartError, match=r"bad failed with exit code 4; .*\n  why$"):
+        lab.start("bad", ["sh", "-c", "echo why; exit 4"]).finish()
+
+
+def test_a_command_that_does_not_end_is_an_error(lab: Processes) -> None:
+    with pytest.raises(StartError, match=r"endless was not done after 0\.1 s"):
+        lab.start("endless", ["sleep", "99"]).finish(0.1)
+
+
 def test_children_are_stopped_youngest_first(lab: Processes, tmp_path: Path) -> None:
     for name in ("old", "young"):
         script = f"trap 'echo {name} >> {tmp_path}/ends; exit' TERM; echo up; while :; do sleep 0.01; done"

@@ -68,6 +68,12 @@ def test_what_locust_itself_says_is_told() -> None:
     assert failure(output) == "Unknown User(s): Shopper"
 
 
+def test_what_our_own_part_of_it_says_is_told() -> None:
+    output = "[2026-11-22 21:47:58,453] vm/ERROR/timesplit.loadgen.generator: timesplit: disk full\n"
+
+    assert failure(output) == "disk full"
+
+
 @pytest.mark.parametrize("output", ["", "Killed\n"])
 def test_where_nothing_is_said_there_is_no_reason(output: str) -> None:
     assert failure(output) is None

@@ -53,7 +53,7 @@ def test_outside_the_project_there_is_no_demo_service(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    with pytest.raises(UsageError, match="no demo service in .*use --host URL"):
+    with pytest.raises(UsageError, match=r"no demo service in .*use --host URL"):
         require_demo_service()
 
 

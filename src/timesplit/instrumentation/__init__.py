@@ -1,8 +1,13 @@
 """What runs inside the service's worker. Standard library only."""
 
 import importlib
+import logging
 import os
 from typing import Protocol, TypeVar
+
+from timesplit.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 MODES = ("otel", "off")
 DEFAULT_MODE = "otel"
@@ -29,12 +34,25 @@ def instrument(app: App) -> App:
         The same app.
 
     Raises:
-        ValueError: `TIMESPLIT_TRACES` names no mode.
+        UsageError: `TIMESPLIT_TRACES` names no mode, or one whose packages are not installed.
     """
-    mode = os.environ.get("TIMESPLIT_TRACES") or DEFAULT_MODE
+    asked = os.environ.get("TIMESPLIT_TRACES")
+    mode = asked or DEFAULT_MODE
     if mode not in MODES:
-        raise ValueError(f"TIMESPLIT_TRACES={mode}: use one of {', '.join(MODES)}")
+        raise UsageError(f"TIMESPLIT_TRACES={mode}: use one of {', '.join(MODES)}")
     if mode == "otel":
-        # By name: this package is standard library only, and `off` must not load the SDK.
-        importlib.import_module("timesplit.tracing").instrument(app)
+        _instrument_otel(app, asked=bool(asked))
     return app
+
+
+def _instrument_otel(app: Application, *, asked: bool) -> None:
+    try:
+        # By name: this package is standard library only, and `off` must not load the SDK.
+        tracing = importlib.import_module("timesplit.tracing")
+    except ImportError as error:
+        missing = f"no spans without {error.name or error}: pip install 'timesplit[otel]', or set TIMESPLIT_TRACES=off"
+        if asked:
+            raise UsageError(f"TIMESPLIT_TRACES=otel: {missing}") from None
+        log.warning("%s", missing)
+    else:
+        tracing.instrument(app)

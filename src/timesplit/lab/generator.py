@@ -27,27 +27,40 @@ class Generator:
             host: URL of the service under test.
             env: variables beside those of the scenario.
         """
-        progress = processes.state / "progress.jsonl"
-        progress.write_text("")
-        self._progress = progress.open(encoding="utf-8")
-        self._unfinished = ""
+        self._progress = processes.state.absolute() / "progress.jsonl"
+        self._progress.write_text("")
+        self._told = 0
+        self._ended = False
         self._scenario = scenario
         own = {
             "TIMESPLIT_SCENARIO": scenario.name,
             "TIMESPLIT_WARMUP": f"{scenario.warmup:g}",
-            "TIMESPLIT_PROGRESS": str(progress.absolute()),
+            "TIMESPLIT_PROGRESS": str(self._progress),
             "TIMESPLIT_PATHS": json.dumps(scenario.paths),
         }
         self.child: Child = processes.start("locust", command(scenario, host), env={**env, **own})
 
+    def goes_on(self) -> bool:
+        """Tell whether it runs, or has just ended: after the last time its progress is complete.
+
+        Raises:
+            StartError: it was killed.
+        """
+        goes_on, exit_code = not self._ended, self.child.exit_code
+        self._ended = exit_code is not None
+        # Other exit codes are the scenario's own: it may set one where it is not content with the answers.
+        if exit_code is not None and exit_code < 0:
+            raise self.child.start_error(f"was ended by signal {-exit_code}")
+        return goes_on
+
     def progress(self) -> Iterator[Progress]:
         """Yield what it has told since the last call."""
-        *lines, self._unfinished = (self._unfinished + self._progress.read()).split("\n")
-        return (Progress.from_json(json.loads(line)) for line in lines)
-
-    def close(self) -> None:
-        """Stop reading its progress."""
-        self._progress.close()
+        with self._progress.open("rb") as file:
+            file.seek(self._told)
+            news = file.read()
+        complete = news[: news.rfind(b"\n") + 1]
+        self._told += len(complete)
+        return (Progress.from_json(json.loads(line)) for line in complete.splitlines())
 
     def error(self) -> TimesplitError:
         """Make the error that says why it ended without a run."""
@@ -83,7 +96,7 @@ def failure(output: str) -> str | None:
         error = next(line for line in reversed(lines) if re.match(r"[\w.]+(:|$)", line))
         where = own[-1] if own else frames[-1]
         return f"{where['file']}:{where['line']}: {error}"
-    said = re.findall(r"/ERROR/locust\S*: (.*)", output)
+    said = re.findall(r"/ERROR/(?:locust|timesplit)\S*: (?:timesplit: )?(.*)", output)
     return said[-1] if said else None
 
 

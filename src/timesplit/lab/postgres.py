@@ -72,9 +72,7 @@ class _Server:
         options = [f"--pgdata={aside}", f"--username={SUPERUSER}", f"--pwfile={self._password}"]
         options += ["--auth=scram-sha-256", "--encoding=UTF8", "--no-sync"]
         options += ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        initdb = self._run("initdb", *options)
-        if initdb.wait():
-            raise initdb.start_error("could not make a data folder")
+        self._run("initdb", *options).finish()
         aside.rename(self._data)
 
     def clear_stale_pid(self) -> None:

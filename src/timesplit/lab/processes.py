@@ -66,6 +66,19 @@ class Child:
         self._end_group()
         return exit_code
 
+    def finish(self, seconds: float = 60.0) -> None:
+        """Wait for a command that is meant to end.
+
+        Raises:
+            StartError: it failed, or still runs after that many seconds.
+        """
+        try:
+            exit_code = self.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise self.start_error(f"was not done after {seconds:g} s") from None
+        if exit_code:
+            raise self.start_error(f"failed with exit code {exit_code}")
+
     def signal(self, number: int) -> None:
         """Send it a signal, if it still runs; to the process alone, not its group."""
         if self.exit_code is None:

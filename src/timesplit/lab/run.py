@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from timesplit.errors import RunFolderError, TargetUnreachable, UsageError
-from timesplit.lab.display import Display, Progress
+from timesplit.lab.display import Display
 from timesplit.lab.generator import Generator
 from timesplit.lab.processes import Processes
 from timesplit.lab.scenario import Scenario
@@ -84,37 +84,33 @@ class ScenarioRun:
     def _drive(self, processes: Processes, host: str, env: Mapping[str, str], stack: Stack | None) -> Path:
         self._display.say(f"running {self._scenario.name} against {host}")
         generator = Generator(processes, self._scenario, host, {"TIMESPLIT_RUNS": str(runs_root()), **env})
-        began: float | None = None
-        ended = False
-        while not ended:
-            ended = generator.child.exit_code is not None
+        while generator.goes_on():
             for progress in generator.progress():
-                began = began or time.monotonic() - progress.elapsed
-                self._show(progress)
+                self.folder = Path(progress.run)
+                self._display.progress(progress, self._scenario.duration)
             if stack:
                 stack.check()
-                self._break_what_is_due(stack, began)
+                self._break_what_is_due(stack)
             time.sleep(_POLL_SECONDS)
-        if generator.child.exit_code or self.folder is None:
+        if self.folder is None:
             raise generator.error()
         return self.folder
 
-    def _show(self, progress: Progress) -> None:
-        self.folder = Path(progress.run)
-        self._display.progress(progress, self._scenario.duration)
-
-    def _break_what_is_due(self, stack: Stack, began: float | None) -> None:
-        while began and self._faults and time.monotonic() - began >= self._faults[0].at:
-            fault = self._faults.pop(0)
-            self._carried_out.append(stack.carry_out(fault) | {"done_at": round(time.monotonic() - began, 3)})
+    def _break_what_is_due(self, stack: Stack) -> None:
+        while (
+            self.folder
+            and self._faults
+            and (elapsed := seconds_since_start(self.folder)) >= self._faults[0].at
+        ):
+            fault = stack.carry_out(self._faults.pop(0))
+            self._carried_out.append({**fault, "done_at": round(elapsed, 3)})
 
     def _drive_in_process(self, processes: Processes, stack: Stack, folder: Path) -> None:
         """Make the bursts in process, after the load: beside it, each would slow the other down."""
         self._display.say("the same bursts in process, as a test would make them")
         command = [sys.executable, "-m", "timesplit.lab.inprocess", str(folder), "--app", APPLICATION]
         child = processes.start("in-process", command, env={**stack.environment, "TIMESPLIT_TRACES": "off"})
-        if child.wait(_IN_PROCESS_SECONDS):
-            raise child.start_error("failed")
+        child.finish(_IN_PROCESS_SECONDS)
 
     def _complete_run_json(self) -> None:
         """Add to `run.json` what only the lab knows; a run that broke off early may have none."""
@@ -126,6 +122,12 @@ class ScenarioRun:
             if not self._host:
                 meta["service"] = publishable(self._settings.variables())
             run.write_meta({**meta, "faults": self._carried_out})
+
+
+def seconds_since_start(run: Path) -> float:
+    """Return how long ago the run began; it goes on, on this host."""
+    began: int = RunFolder(run).meta()["began"]["monotonic"]
+    return (time.monotonic_ns() - began) / 1e9
 
 
 def serve_demo(settings: ServiceSettings, say: Callable[[str], None]) -> NoReturn:

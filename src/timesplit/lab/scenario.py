@@ -98,7 +98,7 @@ def paths_scenario(paths: Sequence[str]) -> Scenario:
     for path in paths:
         if not path.startswith("/"):
             raise ScenarioError(f"--path {path}: a path begins with /; the service's address goes to --host")
-    return Scenario("paths", Path(__file__).with_name("paths.py"), paths=tuple(paths))
+    return Scenario("paths", Path(__file__).parent / "locustfiles" / "paths.py", paths=tuple(paths))
 
 
 def scenario_names(folder: Path = FOLDER) -> list[str]:

@@ -138,9 +138,7 @@ class Stack:
 
     def _prepare_database(self) -> None:
         for step in ("migrate", "seed"):
-            child = self._start("database", [sys.executable, "-m", "service.database", step])
-            if child.wait():
-                raise child.start_error(f"{step} failed")
+            self._start(step, [sys.executable, "-m", "service.database", step]).finish()
 
     def _start_job_worker(self) -> tuple[Child, Callable[[], bool]]:
         child = self._start("job-worker", [sys.executable, "-m", "service.worker"])

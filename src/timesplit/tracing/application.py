@@ -1,0 +1,78 @@
+"""Instruments an application: its spans are made by FastAPIInstrumentor, from lifespan start to lifespan end.
+
+The provider is never made the global one. FastAPI's native telemetry wakes up with any global provider, also
+in mounted FastAPI applications, and would make a second server span; without one it stays silent.
+"""
+
+import logging
+import os
+import weakref
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any
+
+from fastapi import FastAPI
+from opentelemetry import trace
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+from starlette.types import ASGIApp, Lifespan
+
+from timesplit.tracing.exchange import as_exchanges
+from timesplit.tracing.libraries import arm
+from timesplit.tracing.process import worker_resource
+from timesplit.tracing.spans import WorkerSpans
+
+log = logging.getLogger(__name__)
+_instrumented: weakref.WeakSet[FastAPI] = weakref.WeakSet()
+
+
+def instrument(app: FastAPI) -> None:
+    """Make server spans of the app's requests, and spans of what they call, and export them by OTLP.
+
+    Nothing starts before the app's lifespan does, so the app may be made before the workers are forked. A
+    second call does nothing. An app that is traced already keeps its own spans and gets no second ones.
+    """
+    if app in _instrumented:
+        return
+    if _is_traced(app):
+        log.warning("the application has OpenTelemetry tracing of its own; timesplit adds no spans to it")
+        return
+    _instrumented.add(app)
+    # Today's attribute names, unless the environment asks for others; contrib reads it once per process.
+    os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
+    provider, spans, armed = _tracing()
+    FastAPIInstrumentor.instrument_app(app, tracer_provider=provider, exclude_spans=["receive", "send"])
+    build: Callable[[], ASGIApp] = app.build_middleware_stack
+    app.build_middleware_stack = lambda: as_exchanges(build())  # type: ignore[method-assign]  # contrib's own way
+    app.router.lifespan_context = _with_spans(app.router.lifespan_context, spans, armed)
+
+
+@cache
+def _tracing() -> tuple[TracerProvider, WorkerSpans, frozenset[str]]:
+    """Return the process's provider, the processor of its spans, and what else it records.
+
+    One per process, because contrib patches libraries once per process. No thread and no connection yet.
+    """
+    spans = WorkerSpans()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(spans)
+    return provider, spans, arm(provider)
+
+
+def _is_traced(app: FastAPI) -> bool:
+    configured = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    return configured or getattr(app, "_is_instrumented_by_opentelemetry", False)
+
+
+def _with_spans(lifespan: Lifespan[Any], spans: WorkerSpans, armed: frozenset[str]) -> Lifespan[Any]:
+    @asynccontextmanager
+    async def traced(app: Any) -> AsyncGenerator[Any, None]:
+        spans.start(worker_resource(armed))
+        try:
+            async with lifespan(app) as state:
+                yield state
+        finally:
+            spans.stop()
+
+    return traced
