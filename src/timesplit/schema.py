@@ -106,6 +106,7 @@ _SERVER_FACTS = (
     Column("other", "text", "name of the longest other wait"),
     Column("culprit", "text", "`file:line function` that cost most of the waits for the loop"),
     Column("culprit_ns", "int", "what it cost"),
+    Column("doing", "text", "the part that a killed request was in"),
 )
 
 _PART_COLUMNS = tuple(Column(part.column, "int", part.meaning) for part in SERVER_PARTS)

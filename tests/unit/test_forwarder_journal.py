@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from timesplit.forwarder.accounts import NO_KEY, rows_by_run, span_ids, unhex
-from timesplit.forwarder.culprits import Steps
+from timesplit.forwarder.accounts import killed_rows, run_keys, segment_rows, server_rows, span_ids, unhex
+from timesplit.forwarder.culprits import Charges, Steps
 from timesplit.forwarder.journal import JournalReader
 from timesplit.instrumentation.journal import Journal
 from timesplit.instrumentation.layout import CLOSING, SEGMENTS_INLINE, UNKNOWN, span_id
@@ -62,23 +62,20 @@ def test_a_request_is_read_as_it_was_written(journal: Journal) -> None:
     number = serve(journal, segments, arrived=900)
     reader = JournalReader(journal.path)
     batch = reader.take()
-    rows = rows_by_run(reader.worker, batch.requests, reader.texts, ([None], np.array([-1])))
-    [(key, table)] = list(rows)
-    [row] = table.to_pylist()
-    assert key.hex() == TRACE[:16]
+    [row] = server_rows(reader.worker, batch.requests, reader.texts, Charges.none(1)).to_pylist()
+    assert run_keys(batch.requests).tolist() == [int(TRACE[:16], 16)]
     assert (row["trace_id"].hex(), row["parent_span_id"].hex()) == (TRACE, PARENT)
     assert row["span_id"] == span_id(INSTANCE, number).to_bytes(8, "big")
     assert (row["service"], row["method"], row["http_route"], row["status"]) == ("shop", "GET", "/x", 200)
     assert (row["arrived"], row["started"], row["ended"], row["ended_by"]) == (900, 1_000, 9_000, "response")
-    assert (row["route_ns"], row["query_ns"], row["loop_ns"], row["culprit_ns"]) == (3_000, 5_000, 0, -1)
+    assert (row["route_ns"], row["query_ns"], row["loop_ns"], row["culprit_ns"]) == (3_000, 5_000, 0, None)
     assert [tuple(found) for found in batch.requests["segment"][0][:2]] == segments
 
 
 def test_unknown_is_null_and_nothing_is_zero(journal: Journal) -> None:
     serve(journal, [(CODES["route"], 0, 1, 2)], arrived=UNKNOWN, read_ns=UNKNOWN, status=0, route=0)
     reader = JournalReader(journal.path)
-    [(_, table)] = rows_by_run(reader.worker, reader.take().requests, reader.texts, ([None], np.array([-1])))
-    [row] = table.to_pylist()
+    [row] = server_rows(reader.worker, reader.take().requests, reader.texts, Charges.none(1)).to_pylist()
     assert (row["arrived"], row["read_ns"], row["http_route"], row["status"]) == (None, None, None, None)
     assert row["query_ns"] == 0
 
@@ -86,11 +83,10 @@ def test_unknown_is_null_and_nothing_is_zero(journal: Journal) -> None:
 def test_an_unmarked_request_belongs_to_no_run(journal: Journal) -> None:
     serve(journal, [(CODES["route"], 0, 1, 2)], marked=False)
     reader = JournalReader(journal.path)
-    [(key, table)] = rows_by_run(
-        reader.worker, reader.take().requests, reader.texts, ([None], np.array([-1]))
-    )
-    assert key == NO_KEY
-    assert any(table["trace_id"][0].as_py())
+    requests = reader.take().requests
+    [row] = server_rows(reader.worker, requests, reader.texts, Charges.none(1)).to_pylist()
+    assert run_keys(requests).tolist() == [0]
+    assert any(row["trace_id"])
 
 
 def test_open_requests_are_not_taken_but_can_be_seen(journal: Journal) -> None:
@@ -98,6 +94,9 @@ def test_open_requests_are_not_taken_but_can_be_seen(journal: Journal) -> None:
     journal.doing(at, CODES["query"], 70)
     reader = JournalReader(journal.path)
     assert len(reader.take().requests) == 0
+    [row] = killed_rows(reader.worker, reader.open_requests(), reader.texts).to_pylist()
+    assert (row["ended_by"], row["doing"], row["started"], row["ended"]) == ("killed", "query", 50, 70)
+    assert row["query_ns"] is None
     [seen] = reader.open_requests()
     assert (seen["number"], seen["started"], seen["doing"], seen["since"]) == (number, 50, CODES["query"], 70)
 
@@ -115,11 +114,16 @@ def test_a_full_journal_drops_and_counts_and_goes_on_when_it_is_read(journal: Jo
 
 def test_segments_that_do_not_fit_follow_in_slots_of_their_own(journal: Journal) -> None:
     segments = [(CODES["route"], 0, at, at + 1) for at in range(1, SEGMENTS_INLINE + 41)]
+    serve(journal, segments[:3])
     number = serve(journal, segments)
-    batch = JournalReader(journal.path).take()
-    rest = [tuple(segment) for more in batch.more for segment in more["segment"][: more["segments"]]]
-    assert set(batch.more["number"]) == {number}
-    assert [*map(tuple, batch.requests["segment"][0]), *rest] == segments
+    reader = JournalReader(journal.path)
+    batch = reader.take()
+    rows = server_rows(reader.worker, batch.requests, reader.texts, Charges.none(2))
+    found = segment_rows(batch.requests, batch.more, rows, np.array([False, True]), reader.texts).to_pylist()
+    assert {row["span_id"] for row in found} == {span_id(INSTANCE, number).to_bytes(8, "big")}
+    assert [(row["started"], row["ended"]) for row in found] == [
+        (start, end) for _, _, start, end in segments
+    ]
 
 
 def test_the_culprit_is_the_place_that_cost_most(journal: Journal) -> None:
@@ -133,9 +137,10 @@ def test_the_culprit_is_the_place_that_cost_most(journal: Journal) -> None:
     batch = reader.take()
     steps = Steps()
     steps.add(batch.steps)
-    names, costs = steps.charge(batch.requests, reader.texts)
-    assert names == [None, "bad.py:12 bad", None]
-    assert costs.tolist() == [-1, 20 * ms, -1]
+    charges = steps.charge(batch.requests, reader.texts)
+    assert charges.names == [None, "bad.py:12 bad", None]
+    assert charges.costs.tolist() == [-1, 20 * ms, -1]
+    assert charges.numbers.tolist() == [0, bad, 0]
 
 
 def test_a_request_is_not_its_own_culprit(journal: Journal) -> None:
@@ -146,7 +151,7 @@ def test_a_request_is_not_its_own_culprit(journal: Journal) -> None:
     batch = reader.take()
     steps = Steps()
     steps.add(batch.steps)
-    assert steps.charge(batch.requests, reader.texts)[0] == [None]
+    assert steps.charge(batch.requests, reader.texts).names == [None]
 
 
 def test_what_is_no_journal_is_refused(tmp_path: Path) -> None:

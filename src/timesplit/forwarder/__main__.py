@@ -24,9 +24,12 @@ from timesplit.clocks import boot_id, read_anchor
 from timesplit.errors import TimesplitError, UsageError
 from timesplit.forwarder.assembly import Assembly
 from timesplit.forwarder.columns import Columns
+from timesplit.forwarder.keep import Policy
 from timesplit.forwarder.passon import Body, PassOn, pass_on_from
 from timesplit.forwarder.receiver import Receiver, Refused
 from timesplit.forwarder.spans import Process, read_spans
+from timesplit.forwarder.tail import POLL_SECONDS, Tail
+from timesplit.instrumentation.journal import journal_folder
 from timesplit.runfolder import FLUSH_SECONDS
 
 log = logging.getLogger("timesplit.forwarder")
@@ -38,7 +41,7 @@ PASS_ON_SECONDS: Final = 4.0  # … and for what is still to be passed on
 class Forwarder:
     """The pieces together."""
 
-    def __init__(self, host: str, port: int, runs: Path) -> None:
+    def __init__(self, host: str, port: int, runs: Path, journals: Path) -> None:
         """Listen, and get everything ready.
 
         Raises:
@@ -50,14 +53,20 @@ class Forwarder:
         self._receiver = _listen(host, port, self._take)
         self.port = self._receiver.server_port
         self._pass_on: PassOn | None = pass_on_from(os.environ, (host, self.port))
-        self._columns = Columns(_folder(runs), _me(), anchor)
+        me = _me()
+        self._columns = Columns(_folder(runs), me, anchor)
+        self._tail = Tail(journals, _folder(runs), me.instance, me.boot_id, Policy(), self._send)
+        self._window_began = time.monotonic()
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set, then write all that has come."""
         self._receiver.start()
-        while not stop.wait(FLUSH_SECONDS):
-            self._flush()
+        while not stop.wait(POLL_SECONDS):
+            self._tail.poll()
+            if time.monotonic() - self._window_began >= FLUSH_SECONDS:
+                self._flush()
         self._receiver.stop(RECEIVE_SECONDS)
+        self._tail.poll()
         self._flush(finished=True)
         if self._pass_on:
             self._pass_on.stop(PASS_ON_SECONDS)
@@ -69,6 +78,10 @@ class Forwarder:
         items = self._take_spans(plain) if signal == "traces" else 1
         if self._pass_on:
             self._pass_on.offer(Body(signal, sent, encoding, items))
+
+    def _send(self, signal: str, data: bytes, spans: int) -> None:
+        if self._pass_on:
+            self._pass_on.offer(Body(signal, data, None, spans))
 
     def _take_spans(self, plain: bytes) -> int:
         try:
@@ -85,6 +98,9 @@ class Forwarder:
         with self._lock:
             rows = list(self._assembly.finished(time.monotonic(), everything=finished))
             made = dict(self._assembly.made)
+        now = time.monotonic()
+        self._tail.flush(now - self._window_began, time.time_ns())
+        self._window_began = now
         self._columns.add(rows)
         self._columns.flush(time.time_ns(), made, self._status(), last=last)
 
@@ -101,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        forwarder = Forwarder(options.host, options.port, options.runs)
+        forwarder = Forwarder(options.host, options.port, options.runs, options.journals)
     except TimesplitError as error:
         log.error("%s", error)
         return error.exit_code
@@ -115,6 +131,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, required=True, help="port to listen on; 0 takes a free one")
     parser.add_argument("--runs", type=Path, required=True, metavar="DIR", help="where run folders lie")
+    parser.add_argument(
+        "--journals", type=Path, default=journal_folder(), metavar="DIR", help="where workers' journals lie"
+    )
     return parser.parse_args(arguments)
 
 

@@ -3,7 +3,6 @@
 Pure: no clock, no files, and no Python per request.
 """
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -11,12 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from timesplit.forwarder.culprits import Charges
 from timesplit.forwarder.journal import Records, Worker
-from timesplit.instrumentation.layout import ENDED_BY, SPREAD, UNKNOWN
+from timesplit.instrumentation.layout import ENDED_BY, SEGMENTS_INLINE, SPREAD, UNKNOWN
+from timesplit.parts import SERVER_PARTS
 from timesplit.schema import SERVER
 
 KEY_BYTES: Final = 8
-NO_KEY: Final = bytes(KEY_BYTES)  # no run marks the request
 _TRACE, _PARENT = slice(3, 35), slice(36, 52)  # where the ids stand in a traceparent
 _NIBBLE: Final = np.full(256, 255, np.uint8)
 for _digit, _value in zip(b"0123456789abcdef", range(16), strict=True):
@@ -25,30 +25,17 @@ for _digit, _value in zip(b"0123456789abcdef", range(16), strict=True):
 Bytes = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.int64]
-Culprits = tuple[list[str | None], Numbers]
 
 
-def rows_by_run(
-    worker: Worker, requests: Records, texts: dict[int, str], culprits: Culprits
-) -> Iterator[tuple[bytes, pa.Table]]:
-    """Yield, for each run's key among the requests (NO_KEY for unmarked ones), their rows of server/.
+def server_rows(worker: Worker, requests: Records, texts: dict[int, str], charges: Charges) -> pa.Table:
+    """Return the rows of server/ of these requests, in order.
 
     Args:
         worker: whose requests they are.
-        requests: finished ones, as `JournalReader.take` gives them.
+        requests: as `JournalReader.take` gives them.
         texts: by number, as the worker wrote them.
-        culprits: for each request, `file:line function` and what it cost, see `culprits.charge`.
+        charges: who made them wait.
     """
-    if not len(requests):
-        return
-    rows = server_rows(worker, requests, texts, culprits)
-    keys = _keys(requests)
-    for key in np.unique(keys):
-        yield int(key).to_bytes(KEY_BYTES, "big"), rows.filter(pa.array(keys == key))
-
-
-def server_rows(worker: Worker, requests: Records, texts: dict[int, str], culprits: Culprits) -> pa.Table:
-    """Return the rows of server/ of these requests, in order."""
     count = len(requests)
     trace, traced = unhex(requests["traceparent"], _TRACE)
     parent, has_parent = unhex(requests["traceparent"], _PARENT)
@@ -67,8 +54,9 @@ def server_rows(worker: Worker, requests: Records, texts: dict[int, str], culpri
         "status": _known(requests["status"], nothing=0),
         "ended_by": pa.array(ENDED_BY).take(pa.array(requests["ended_by"])),
         "other": _texts(requests["other"], texts),
-        "culprit": pa.array(culprits[0], pa.string()),
-        "culprit_ns": culprits[1],
+        "culprit": pa.array(charges.names, pa.string()),
+        "culprit_ns": _known(charges.costs),
+        "doing": pa.nulls(count, pa.string()),
     }
     for column in SERVER.columns:
         if column.name not in columns:
@@ -102,8 +90,8 @@ def unhex(texts: npt.NDArray[np.bytes_], digits: slice) -> tuple[Bytes, Flags]:
     return found, right
 
 
-def _keys(requests: Records) -> npt.NDArray[np.uint64]:
-    """Return the upper 64 bits of each trace id, 0 for requests that no generator of ours marked."""
+def run_keys(requests: Records) -> npt.NDArray[np.uint64]:
+    """Return the run's key of each request, as a number: the upper 64 bits of its trace id, 0 if nobody marked it."""
     trace, traced = unhex(requests["traceparent"], _TRACE)
     _, marked = unhex(requests["client_span"], slice(0, 16))
     upper = np.ascontiguousarray(trace[:, :KEY_BYTES]).view(">u8").reshape(-1).astype(np.uint64)
@@ -134,3 +122,99 @@ def _texts(numbers: Numbers, texts: dict[int, str]) -> pa.Array:
     distinct, index = np.unique(numbers, return_inverse=True)
     names = [texts.get(int(number)) or None for number in distinct]
     return pa.array(names, pa.string()).take(pa.array(index))
+
+
+def killed_rows(worker: Worker, requests: Records, texts: dict[int, str]) -> pa.Table:
+    """Return the rows of requests that were under way when their worker died.
+
+    Of their parts only the one that each was in is known, and that in words: they end at their last stamp.
+    """
+    blank = np.zeros(len(requests), requests.dtype)
+    for name in ("number", "started", "traceparent", "client_span"):
+        blank[name] = requests[name]
+    for part in SERVER_PARTS:
+        blank[part.column] = UNKNOWN
+    for name in ("arrived", "route_cpu_ns", "uncertain_ns", "query_count", "upstream_count"):
+        blank[name] = UNKNOWN
+    blank["ended"] = np.maximum(requests["since"], requests["started"])
+    blank["ended_by"] = ENDED_BY.index("killed")
+    rows = server_rows(worker, blank, texts, Charges.none(len(requests)))
+    doing = pa.array([part.name for part in SERVER_PARTS]).take(pa.array(requests["doing"]))
+    method = pc.fill_null(rows["method"], "")
+    for name, values in (("doing", doing), ("method", method)):
+        rows = rows.set_column(rows.schema.get_field_index(name), name, values)
+    return rows
+
+
+def segment_rows(
+    requests: Records, more: Records, rows: pa.Table, kept: Flags, texts: dict[int, str]
+) -> pa.Table:
+    """Return the rows of segments/ of the kept requests, in order of request and time.
+
+    Args:
+        requests: all of the window.
+        more: their further segments.
+        rows: their rows of server/, in the same order.
+        kept: which are kept.
+        texts: by number.
+    """
+    owner, found = _segments(requests, more, np.flatnonzero(kept))
+    which = pa.array(owner)
+    names = pa.array([part.name for part in SERVER_PARTS])
+    return pa.table(
+        {
+            "trace_id": rows["trace_id"].combine_chunks().take(which),
+            "span_id": rows["span_id"].combine_chunks().take(which),
+            "part": names.take(pa.array(found["part"])),
+            "label": pc.fill_null(_texts(found["label"], texts), ""),
+            "started": found["start"],
+            "ended": found["end"],
+        }
+    )
+
+
+def _segments(requests: Records, more: Records, kept: npt.NDArray[np.intp]) -> tuple[Numbers, Records]:
+    """Return (position of the request, segment) of all segments of the kept requests."""
+    shown = np.arange(SEGMENTS_INLINE) < requests["segments"][kept][:, None]
+    row, column = np.nonzero(shown)
+    owners, segments = [kept[row]], [requests["segment"][kept[row], column]]
+    position = {int(requests["number"][at]): int(at) for at in kept} if len(more) else {}
+    for slot in more:
+        if int(slot["number"]) in position:
+            rest = slot["segment"][: slot["segments"]]
+            owners.append(np.full(len(rest), position[int(slot["number"])]))
+            segments.append(rest)
+    owner, found = np.concatenate(owners), np.concatenate(segments)
+    order = np.lexsort((found["start"], owner))
+    return owner[order], found[order]
+
+
+def step_rows(worker: Worker, steps: Records, texts: dict[int, str]) -> pa.Table:
+    """Return the rows of steps/."""
+    return pa.table(
+        {
+            "instance": pa.array([worker.instance] * len(steps)),
+            "span_id": _binary(_big_endian(span_ids(worker.instance, steps["number"])), steps["number"] > 0),
+            "started": steps["started"],
+            "ended": steps["ended"],
+            "owner": pc.fill_null(_texts(steps["owner"], texts), ""),
+            "file": _texts(steps["file"], texts),
+            "line": steps["line"],
+            "function": _texts(steps["function"], texts),
+            "cpu_ns": _known(steps["cpu_ns"]),
+        }
+    )
+
+
+def after_rows(worker: Worker, after: Records, texts: dict[int, str]) -> pa.Table:
+    """Return the rows of after/."""
+    return pa.table(
+        {
+            "instance": pa.array([worker.instance] * len(after)),
+            "span_id": _binary(_big_endian(span_ids(worker.instance, after["number"]))),
+            "route": pc.fill_null(_texts(after["route"], texts), ""),
+            "started": after["started"],
+            "ended": after["ended"],
+            "busy_ns": after["busy_ns"],
+        }
+    )

@@ -4,6 +4,7 @@ Pure. A step that ran while another request could have run, or while its bytes l
 is the overlap. Steps of one place in the code are added up, and the place that cost a request most is its culprit.
 """
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,26 @@ PAIRS: Final = 4_000_000  # victims × steps looked at in one batch; beyond, the
 Numbers = npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class Charges:
+    """What steps cost requests; one entry for each request.
+
+    Attributes:
+        names: `file:line function` of the place that cost it most, or None.
+        costs: nanoseconds that this place cost it; -1 for none.
+        numbers: the request whose step cost it most; 0 for none.
+    """
+
+    names: list[str | None]
+    costs: Numbers
+    numbers: Numbers
+
+    @classmethod
+    def none(cls, count: int) -> "Charges":
+        """Return what nothing cost."""
+        return cls([None] * count, np.full(count, -1, np.int64), np.zeros(count, np.int64))
+
+
 class Steps:
     """A worker's latest long steps, in the order in which they ended."""
 
@@ -32,30 +53,27 @@ class Steps:
             every = steps if self._steps is None else np.concatenate([self._steps, steps])
             self._steps = every[np.argsort(every["ended"], kind="stable")][-STEPS_KEPT:]
 
-    def charge(self, requests: Records, texts: dict[int, str]) -> tuple[list[str | None], Numbers]:
+    def charge(self, requests: Records, texts: dict[int, str]) -> Charges:
         """Name each request's culprit.
 
         Args:
             requests: with their segments.
             texts: by number.
-
-        Returns:
-            For each request `file:line function` or None, and the nanoseconds that it cost; -1 for none.
         """
-        names: list[str | None] = [None] * len(requests)
-        costs = np.full(len(requests), -1, np.int64)
+        charges = Charges.none(len(requests))
         if self._steps is None or not len(requests):
-            return names, costs
+            return charges
         places, which = _places(self._steps)
-        victim, place, cost = self._overlaps(requests, which)
-        worst = _worst(victim, place, cost, len(places))
-        for request, where, spent in worst:
-            names[request] = describe(places[where], texts)
-            costs[request] = spent
-        return names, costs
+        victim, step, cost = self._overlaps(requests)
+        for request, where, spent in _worst(victim, which[step], cost, len(places)):
+            charges.names[request] = describe(places[where], texts)
+            charges.costs[request] = spent
+        longest = np.argsort(cost, kind="stable")  # the last one written is the longest
+        charges.numbers[victim[longest]] = self._steps["number"][step[longest]]
+        return charges
 
-    def _overlaps(self, requests: Records, which: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-        """Return (request, place, ns) of each pair of a wait and a step that overlap."""
+    def _overlaps(self, requests: Records) -> tuple[Numbers, Numbers, Numbers]:
+        """Return (request, step, ns) of each pair of a wait and a step that overlap."""
         steps = self._steps
         assert steps is not None  # charge() has looked
         request, start, end = _waits(requests)
@@ -72,7 +90,7 @@ class Steps:
         cost = np.minimum(end[pair], steps["ended"][step]) - np.maximum(start[pair], steps["started"][step])
         foreign = steps["number"][step] != requests["number"][request[pair]]
         counts = (cost > 0) & foreign
-        return request[pair][counts], which[step][counts], cost[counts]
+        return request[pair][counts], step[counts], cost[counts]
 
 
 def describe(place: tuple[int, int, int, int], texts: dict[int, str]) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
+
 from timesplit.forwarder.assembly import Finished, Row
 from timesplit.runfolder import TableWriter
 from timesplit.schema import SERVER, STREAMS, Table
@@ -60,14 +62,18 @@ class Folder:
             else:
                 del waiting[: -self._rows_held]
 
-    def append(self, table: Table, rows: Sequence[Row]) -> bool:
+    def append(self, table: Table, rows: Sequence[Row] | pa.Table) -> bool:
         """Write rows to a table, and tell whether that worked."""
-        if not rows:
+        if not len(rows):
             return True
         try:
             if table.name not in self._writers:
                 self._writers[table.name] = TableWriter(self.path, table, self._writer)
-            self._writers[table.name].write_rows(rows)
+            writer = self._writers[table.name]
+            if isinstance(rows, pa.Table):
+                writer.write(rows)
+            else:
+                writer.write_rows(rows)
         except OSError as error:
             if not self._failing:
                 log.error("%s cannot be written (%s); its rows wait", self.path, error)
