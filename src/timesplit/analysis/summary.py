@@ -183,6 +183,51 @@ class PartTime:
 
 
 @dataclass(frozen=True, slots=True)
+class Band:
+    """Requests between two percentiles of response time, and where their time went.
+
+    Attributes:
+        low: lower percentile, between 0 and 1.
+        high: upper percentile.
+        n: requests in it.
+        response_ns: their mean response time.
+        parts_ns: their mean time in each part; the parts add up to the response time.
+    """
+
+    low: float
+    high: float
+    n: int
+    response_ns: int
+    parts_ns: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """Who owns the tail: what the slowest requests spend more than ordinary ones, by part.
+
+    Conditional means: mean of the requests at or above p99 less mean of those between p45 and p55. As the parts of
+    each request add up to its response time, so do these differences to the tail's excess, without remainder.
+
+    Attributes:
+        n: requests at or above p99.
+        ordinary_n: requests between p45 and p55.
+        excess_ns: mean response time of the former less that of the latter.
+        parts_ns: the same of each part, the largest first; some can be negative.
+        owner: the part with the largest.
+        culprit: `file:line function` that cost the slowest requests most; None where nobody did.
+        culprit_ns: what it cost them, mean over all of them.
+    """
+
+    n: int
+    ordinary_n: int
+    excess_ns: int
+    parts_ns: dict[str, int]
+    owner: str
+    culprit: str | None
+    culprit_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class RouteSummary:
     """One route in one stage, after the warm-up.
 
