@@ -17,6 +17,8 @@ from timesplit.parts import CODES
 
 ROUTE: Final = CODES["route"]
 LOOP: Final = CODES["loop"]
+OFFLOAD_WAIT: Final = CODES["offload_wait"]
+OFFLOAD_RUN: Final = CODES["offload_run"]
 OTHER_WAIT: Final = CODES["other_wait"]
 MANY_STRANDS: Final = (
     64  # beyond, only strands on the path of wake-ups are laid on the timeline: a bound on the work
@@ -68,7 +70,10 @@ class Strand:
         began: start of its first step.
         ended: end of its last step; 0 while it is open.
         awaited: whether somebody waited for its end; what nobody waits for is not the request's time.
-        part, label: what its next suspension would be a wait for; hooks set them around an await.
+        part, label: what its next suspension would be a wait for; hooks set them around an await. A child begins
+            with its maker's: a task made inside a hooked call works for that call.
+        source: the connection that it waits for, where a hook knows it: the kernel can tell when the reply came.
+        freed: while it hands over what it held (a thread's token): since when nobody used that.
         request: what it works for; its children share it.
         due: when a timer that it has set since its last step is due, with the timer's handle.
     """
@@ -80,10 +85,12 @@ class Strand:
         "creator",
         "due",
         "ended",
+        "freed",
         "label",
         "part",
         "ready",
         "request",
+        "source",
         "strands",
         "suspended",
         "waits",
@@ -92,17 +99,23 @@ class Strand:
 
     def __init__(self, born: int, creator: "Strand | None" = None, request: object = None) -> None:
         self.creator = creator
-        self.request: object = request if creator is None else creator.request
         self.born = born
-        self.began = self.ended = self.suspended = self.ready = 0
+        self.began = self.ended = self.suspended = self.ready = self.freed = 0
         self.awaited = creator is None
-        self.part = OTHER_WAIT
-        self.label = ""
+        self.source: object = None
         self.due: tuple[int, Timer] | None = None
         self.waker: Strand | None = None
         self.waits: list[Wait] = []
-        self.strands: list[Strand] = [self] if creator is None else creator.strands
-        if creator is not None:
+        if creator is None:
+            self.request: object = request
+            self.part = OTHER_WAIT
+            self.label = ""
+            self.strands: list[Strand] = [self]
+        else:
+            self.request = creator.request
+            self.part = creator.part
+            self.label = creator.label
+            self.strands = creator.strands
             self.strands.append(self)
 
     def step(self, now: int) -> None:
@@ -122,11 +135,14 @@ class Strand:
     def wake(self, now: int, waker: "Strand | None") -> None:
         """What it waits for has come: it is ready. Later calls before its step change nothing.
 
-        A timer that was due earlier than it could fire, because the loop was busy, made it ready when it was due.
+        A timer that was due earlier than it could fire, because the loop was busy, made it ready when it was due;
+        where it waits for a connection, a timer is only a bound on that wait.
         """
         if self.suspended and not self.ready:
-            if self.due is not None and self.due[0] < now and not self.due[1].cancelled():
-                now = self.due[0]
+            if self.due is not None and self.source is None:
+                due, timer = self.due
+                if due < now and not timer.cancelled():
+                    now = due
             self.ready = max(now, self.suspended)
             if waker is not None and waker.strands is self.strands:
                 self.waker = waker
@@ -141,6 +157,50 @@ class Strand:
             return self.waits
         ready = min(self.ready or until, until)
         return [*self.waits, Wait(self.part, self.label, self.suspended, ready, until, self.waker)]
+
+
+class Run(Strand):
+    """A call that another thread makes for a request: a strand without steps, whose time is parts throughout.
+
+    It is not among the request's strands: it counts where a strand waited for it, as that strand's waker.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, born: int, creator: Strand, part: int = OFFLOAD_WAIT, label: str = "") -> None:
+        self.creator = creator.creator if creator.__class__ is Run else creator
+        self.request = creator.request
+        self.strands = creator.strands
+        self.born = self.suspended = born
+        self.began = self.ended = self.ready = self.freed = 0
+        self.awaited = False
+        self.part = part
+        self.label = label
+        self.source = None
+        self.due = None
+        self.waker = None
+        self.waits = []
+
+    def change(self, now: int, part: int, label: str) -> None:
+        """What it does is something else from now on."""
+        if now > self.suspended:
+            self.waits.append(Wait(self.part, self.label, self.suspended, now, now, None))
+            self.suspended = now
+        self.part = part
+        self.label = label
+
+    def end(self, now: int) -> None:
+        """The call returned."""
+        self.change(now, self.part, self.label)
+        self.ended = now
+        self.suspended = 0
+
+    def all_waits(self, until: int) -> list[Wait]:
+        """Return what it did; the thread may go on meanwhile, where nobody waits for it any more."""
+        since = self.suspended
+        if not since or since > until:
+            return self.waits
+        return [*self.waits, Wait(self.part, self.label, since, until, until, None)]
 
 
 def split(last: Strand, start: int, end: int) -> list[Segment]:
@@ -167,7 +227,10 @@ def _alone(strand: Strand, start: int, end: int) -> Iterator[Segment]:
     at = start
     for wait in strand.all_waits(end):
         yield Segment(ROUTE, "", at, min(wait.suspended, end))
-        yield Segment(wait.part, wait.label, max(wait.suspended, start), min(wait.ready, end))
+        if wait.waker is None:
+            yield Segment(wait.part, wait.label, max(wait.suspended, start), min(wait.ready, end))
+        else:
+            yield from _waits(wait.waker, max(wait.suspended, start), min(wait.ready, end), MANY_STRANDS)
         yield Segment(LOOP, "", max(wait.ready, start), min(wait.resumed, end))
         at = max(wait.resumed, start)
     yield Segment(ROUTE, "", at, end)

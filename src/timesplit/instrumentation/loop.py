@@ -9,12 +9,12 @@ import asyncio
 import threading
 import time
 from asyncio import AbstractEventLoop, Future, Handle, Task, TimerHandle
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Generator
 from types import BuiltinFunctionType, coroutine
 from typing import Any
 
-from timesplit.instrumentation.ledger import Segment, Strand
+from timesplit.instrumentation.ledger import Run, Strand
+from timesplit.instrumentation.readiness import came
 
 clock = time.monotonic_ns
 LONG_STEP = 1_000_000  # ns; steps from this length on are recorded one by one
@@ -25,15 +25,17 @@ class Here(threading.local):
 
     Attributes:
         strand: on a loop's thread, the strand in whose step we are.
-        calls: in a worker thread that runs a request's call, what that call waited for, so far.
-        request: whose call a worker thread runs.
+        run: in a worker thread, the request's call that it makes.
+        over: in a worker thread, that call, from its end until the loop is told.
         long_step: told of steps of LONG_STEP and more: (strand, start, end).
+        busy_from, busy_to: on a loop's thread, the last stretch of such steps with little between them.
     """
 
     strand: Strand | None = None
-    calls: list[Segment] | None = None
-    request: object = None
+    run: Run | None = None
+    over: Run | None = None
     long_step: Callable[[Strand, int, int], None] | None = None
+    busy_from = busy_to = 0
 
 
 here = Here()
@@ -59,8 +61,8 @@ def drive(strand: Strand, coro: Coroutine[Any, Any, Any]) -> Generator[Any, Any,
         now = clock()
         here.strand = outer
         strand.suspend(now)
-        if now - start >= LONG_STEP and here.long_step is not None:
-            here.long_step(strand, start, now)
+        if now - start >= LONG_STEP:
+            _long(strand, start, now)
         try:
             value = yield awaited
         except BaseException as thrown:  # cancellation and close() go to the coroutine, as without us
@@ -71,51 +73,26 @@ def _ended(strand: Strand, outer: Strand | None, start: int) -> None:
     now = clock()
     here.strand = outer
     strand.end(now)
-    if now - start >= LONG_STEP and here.long_step is not None:
-        here.long_step(strand, start, now)
+    if now - start >= LONG_STEP:
+        _long(strand, start, now)
 
 
-@coroutine
-def waiting(part: int, label: str, awaitable: Awaitable[Any]) -> Generator[Any, Any, Any]:
-    """Await something, and charge to `part` the time in which that suspends the strand."""
-    strand = here.strand
-    if strand is None:
-        return (yield from awaitable.__await__())
-    before = strand.part, strand.label
-    strand.part, strand.label = part, label
-    try:
-        return (yield from awaitable.__await__())
-    finally:
-        strand.part, strand.label = before
-
-
-@contextmanager
-def blocking(part: int, label: str) -> Iterator[None]:
-    """Charge a call that blocks a worker thread to `part`; of nested ones, the outermost counts.
-
-    On the loop itself such a call stays `route`: running beats waiting.
-    """
-    calls = here.calls
-    if calls is None:
-        yield
-        return
-    start = clock()
-    here.calls = None
-    try:
-        yield
-    finally:
-        here.calls = calls
-        calls.append(Segment(part, label, start, clock()))
+def _long(strand: Strand, start: int, end: int) -> None:
+    if start - here.busy_to > LONG_STEP:
+        here.busy_from = start
+    here.busy_to = end
+    if here.long_step is not None:
+        here.long_step(strand, start, end)
 
 
 def current_request() -> Any:
     """Return the request for which this thread works just now, or None."""
-    strand = here.strand
-    return here.request if strand is None else strand.request
+    worker = here.strand or here.run
+    return None if worker is None else worker.request
 
 
 _STRAND = "_timesplit_strand"  # attribute of a task: the strand that it drives
-_READY = "_timesplit_ready"  # attribute of a future: when a thread asked for it to be set
+_READY = "_timesplit_ready"  # attribute of a future: when a thread asked for it to be set, or the call that it made
 
 
 class LoopHooks:
@@ -152,8 +129,8 @@ class LoopHooks:
             strand = getattr(task, _STRAND, None)
             if strand is not None:
                 self._wake(strand, args)
-        elif args and args[0].__class__ is Task:
-            ended = getattr(args[0], _STRAND, None)
+        elif args:
+            ended = _ended_by(args[0])
             # `background_tasks.discard` and the like: nobody waits for that task.
             if ended is not None and callback.__class__ is not BuiltinFunctionType:
                 ended.awaited = True
@@ -164,18 +141,23 @@ class LoopHooks:
         now = clock()
         waker = here.strand or self._finishing
         if args:
-            cause = args[0]
-            if cause.__class__ is Task:
-                ended = getattr(cause, _STRAND, None)
-                if ended is not None:
-                    ended.awaited = True
-                    waker = waker or ended
+            ended = _ended_by(args[0])
+            if ended is not None:
+                ended.awaited = True
+                waker = waker or ended
             elif waker is None:
-                now = getattr(cause, _READY, now)
+                now = getattr(args[0], _READY, now)
+        if waker is None:
+            if strand.source is not None:
+                now = came(strand, now, here.busy_from, here.busy_to)
+        elif waker.__class__ is Run:
+            now = waker.ended or now
+        elif waker.freed:
+            now = waker.freed
         strand.wake(now, waker)
 
     def _finish(self, ended: Strand, callback: Callable[..., object], *args: Any) -> None:
-        """Run a finished task's callback, knowing whose it is: gather and task groups wake their waiter here."""
+        """Run a callback of what finished, knowing whose it is: gather and task groups wake their waiter here."""
         self._finishing = ended
         try:
             callback(*args)
@@ -190,7 +172,8 @@ class LoopHooks:
         if not isinstance(future, Future):
             future = args[0] if args else None
         if future.__class__ is Future and not hasattr(future, _READY):
-            setattr(future, _READY, clock())
+            setattr(future, _READY, here.over or clock())
+            here.over = None
         return self._call_soon_threadsafe(callback, *args, context=context)
 
     def call_later(
@@ -225,6 +208,17 @@ def drives(strand: Strand) -> None:
     task = asyncio.current_task()
     if task is not None:
         setattr(task, _STRAND, strand)
+
+
+def _ended_by(future: object) -> Strand | None:
+    """Return the strand of a task, or the call of a thread, whose end a future tells."""
+    if future.__class__ is Task:
+        return getattr(future, _STRAND, None)
+    if future.__class__ is Future:
+        told = getattr(future, _READY, None)
+        if told.__class__ is Run:
+            return told
+    return None
 
 
 def _timed(due: int, handle: TimerHandle) -> TimerHandle:

@@ -1,0 +1,112 @@
+"""Calls that a request makes of others: what it does while they last, whichever library makes them.
+
+A hook enters a call and leaves it. On a loop the time in which that suspends the strand is charged to the call's part;
+in a worker thread all of it; a call that blocks the loop itself stays `route`, since running beats waiting. Calls nest
+(a pool opens a connection, a framework calls a driver): each hook says inside which parts it has nothing to add.
+"""
+
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
+
+from timesplit.instrumentation.ledger import OFFLOAD_RUN, OTHER_WAIT, Run, Strand
+from timesplit.instrumentation.loop import clock, here
+
+Parts = frozenset[int]
+# Tells a call's label, given its arguments, and counts it: (request, arguments of the call) → label.
+About = Callable[..., str]
+Sync = Callable[..., Any]
+Async = Callable[..., Coroutine[Any, Any, Any]]
+
+UNNAMED: Parts = frozenset((OTHER_WAIT, OFFLOAD_RUN))
+
+
+class Call(NamedTuple):
+    """What calls of a kind are charged to.
+
+    Attributes:
+        part: code of the part.
+        about: label and count of a call.
+        within: parts inside which such a call is a piece of what is named already.
+    """
+
+    part: int
+    about: About
+    within: Parts
+
+
+class Entered(NamedTuple):
+    """Where to go back to when a call is over."""
+
+    worker: Strand
+    part: int
+    label: str
+
+
+def enter(call: Call, *args: Any) -> Entered | None:
+    """Begin a call; return what `leave` needs, or None where there is nothing to leave. Never raises."""
+    worker = here.strand or here.run
+    if worker is None or worker.part in call.within:
+        return None
+    try:
+        label = call.about(worker.request, *args)
+    except Exception:
+        failed(worker)
+        return None
+    before = Entered(worker, worker.part, worker.label)
+    turn(worker, call.part, label)
+    return before
+
+
+def leave(before: Entered) -> None:
+    """End a call: the time goes to what was there before."""
+    turn(*before)
+
+
+def turn(worker: Strand, part: int, label: str) -> None:
+    """Say what a strand or a thread's call does from now on."""
+    if worker.__class__ is Run:
+        worker.change(clock(), part, label)
+    else:
+        worker.part = part
+        worker.label = label
+
+
+def failed(worker: Strand) -> None:
+    """Count an error of ours; the user's call goes on."""
+    request: Any = worker.request
+    if request is not None:
+        request.journal.failed()
+
+
+def blocking(original: Sync, call: Call) -> Sync:
+    """Return a function's stand-in that charges its time."""
+
+    @functools.wraps(original)
+    def charged(*args: Any, **kwargs: Any) -> Any:
+        before = enter(call, *args)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            if before is not None:
+                leave(before)
+
+    return charged
+
+
+def awaited(original: Async, call: Call) -> Async:
+    """Return a coroutine function's stand-in that charges its time.
+
+    A coroutine function too: what it returns may be made a task.
+    """
+
+    @functools.wraps(original)
+    async def charged(*args: Any, **kwargs: Any) -> Any:
+        before = enter(call, *args)
+        try:
+            return await original(*args, **kwargs)
+        finally:
+            if before is not None:
+                leave(before)
+
+    return charged

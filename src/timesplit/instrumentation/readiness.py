@@ -1,0 +1,83 @@
+"""When a reply reached the kernel, which may be long before a busy loop read it.
+
+A hook that knows on which connection a strand waits leaves it as the strand's source. When the wait is over, and it
+was long, the kernel says how old the connection's last data are: that is when the strand was ready. The kernel counts
+in jiffies; where it cannot tell (a Unix socket, a system without TCP_INFO), what the loop was busy just before is
+uncertain, and is noted as that.
+"""
+
+import socket
+import time
+from collections.abc import Callable
+from struct import Struct
+from typing import Any
+
+from timesplit.instrumentation.ledger import Strand
+
+_TCP_INFO = getattr(socket, "TCP_INFO", 11)
+_LAST_RECEIVED = Struct("@52xI")  # tcpi_last_data_recv of struct tcp_info, in ms
+_COARSE_CLOCK = 6  # CLOCK_MONOTONIC_COARSE of Linux: it advances once a jiffy
+
+Find = Callable[[Any], Any]
+# Class of a source → what finds its socket: an object with `fileno`, or a file descriptor.
+SOCKETS: dict[type, Find] = {}
+
+
+def _jiffy() -> int:
+    try:
+        return int(time.clock_getres(_COARSE_CLOCK) * 1e9)
+    except (OSError, AttributeError):
+        return 4_000_000
+
+
+JIFFY = _jiffy()  # ns
+
+
+def came(strand: Strand, now: int, busy_from: int, busy_to: int) -> int:
+    """Return when what a strand waited for on its source came.
+
+    Args:
+        strand: woken now, with a source.
+        now: when the loop had read it.
+        busy_from: since when the loop was busy, the last time that it was seen to be.
+        busy_to: up to when.
+    """
+    waited = now - strand.suspended
+    if waited < 2 * JIFFY or not strand.suspended or strand.ready:
+        return now
+    busy = max(now - max(busy_from, strand.suspended), 0) if now - busy_to < JIFFY else 0
+    age = data_age(strand.source)
+    if age is None:
+        _uncertain(strand, busy)
+        return now
+    if age > waited + JIFFY:  # data of an earlier reply: not these woke the strand, but a timer
+        return now
+    # An age of one jiffy means anything up to two: it counts only where the loop was busy for that long.
+    if age < 2 * JIFFY:
+        age = min(age, busy)
+    return now - min(age, waited)
+
+
+def _uncertain(strand: Strand, busy: int) -> None:
+    request: Any = strand.request
+    if busy and request is not None:
+        request.uncertain += busy
+
+
+def data_age(source: object) -> int | None:
+    """Return how long ago, in ns, the last data on a connection came; None where the kernel cannot tell."""
+    find = SOCKETS.get(source.__class__)
+    if find is None:
+        return None
+    try:
+        found = find(source)
+        descriptor = found if isinstance(found, int) else found.fileno()
+        # Family and type are given, or the constructor would ask the kernel for them.
+        asked = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=descriptor)
+        try:
+            info = asked.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 104)
+        finally:
+            asked.detach()
+        return int(_LAST_RECEIVED.unpack_from(info)[0]) * 1_000_000
+    except Exception:  # whatever a library's own objects raise: unknown
+        return None
