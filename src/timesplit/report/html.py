@@ -107,6 +107,7 @@ def _environment() -> Environment:
         order_of_answers=order_of_answers,
         total_rate=total_rate,
         verdict=verdict,
+        count=numbers.count,
         qualification=numbers.qualification,
         unknown=numbers.UNKNOWN,
         none=numbers.NONE,

@@ -46,6 +46,11 @@ def rate(per_second: float | None) -> str:
     return NONE if per_second is None else f"{per_second:,.{_decimals(per_second)}f}"
 
 
+def count(number: int | None) -> str:
+    """Return a number of things."""
+    return UNKNOWN if number is None else f"{number:,}"
+
+
 def _decimals(value: float) -> int:
     size = abs(value)
     return 0 if size >= 99.95 else 1 if size >= 9.995 else _DECIMALS
