@@ -30,8 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.name != "posix":
             raise UsageError("Windows is not supported (gunicorn needs fork): use Linux, macOS or WSL")
         options = _parser().parse_args(arguments)
-        # Container runtimes and CI send SIGTERM: it stops everything just as Ctrl-C does.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # Container runtimes and CI send SIGTERM: it stops everything just as Ctrl-C does. A shell script starts
+        # what it puts in the background with SIGINT ignored.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except TimesplitError as error:

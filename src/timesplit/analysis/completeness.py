@@ -31,6 +31,7 @@ def check_completeness(tables: RunTables, record: RunRecord) -> Completeness:
         unmatched=unmatched,
         server_unmatched=_counts(tables, unmatched_records(tables, record)),
         spans_made=_total(record.processes, "worker", "written"),
+        spans_arrived=_total(record.processes, "worker", "forwarded"),
         spans_dropped=dropped,
         lost_uncounted=uncounted,
         is_complete=attempts in (None, counts["rows"]) and uncounted == 0 and not tables.unreadable,

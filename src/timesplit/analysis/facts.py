@@ -174,6 +174,7 @@ def _process(row: Mapping[str, Any]) -> Process:
         host=row["host"],
         pid=row["pid"],
         written=row["written"],
+        forwarded=row["forwarded"],
         dropped=row["dropped"],
         versions=_json_object(row["versions"]),
         configuration=_json_object(row["configuration"]),

@@ -8,10 +8,10 @@ import duckdb
 
 from timesplit.analysis.completeness import check_completeness
 from timesplit.analysis.facts import RunRecord, read_record
-from timesplit.analysis.headline import spoken, write_headline
+from timesplit.analysis.headline import write_headline
 from timesplit.analysis.join import join_requests
 from timesplit.analysis.routes import summarise_routes
-from timesplit.analysis.summary import SUMMARY_VERSION, Completeness, RouteSummary, Summary
+from timesplit.analysis.summary import SUMMARY_VERSION, Completeness, Summary
 from timesplit.analysis.tables import RunTables
 from timesplit.analysis.work import summarise_jobs, summarise_streams
 from timesplit.runfolder import RunFolder
@@ -46,7 +46,7 @@ def _summarise(tables: RunTables) -> Summary:
         timesplit=version("timesplit"),
         run=record.facts,
         headline=write_headline(routes, jobs),
-        notes=(*_notes(record, routes, completeness), *tables.unreadable),
+        notes=(*_notes(record, completeness), *tables.unreadable),
         routes=routes,
         completeness=completeness,
         jobs=jobs,
@@ -55,15 +55,12 @@ def _summarise(tables: RunTables) -> Summary:
     )
 
 
-def _notes(record: RunRecord, routes: tuple[RouteSummary, ...], completeness: Completeness) -> Iterator[str]:
-    facts = record.facts
-    if facts.ended is None:
+def _notes(record: RunRecord, completeness: Completeness) -> Iterator[str]:
+    if record.facts.ended is None:
         yield (
             "This run was cut short: its generator did not end it, and its last seconds may be missing. "
             "The figures are of what was written."
         )
-    if not any(route.requests for route in routes):
-        yield f"The run ended within its warm-up of {spoken(facts.warmup_ns)}: there is nothing to measure."
     if completeness.server_rows == 0:
         yield "There are no server records: what a trace would say, and its parts, are unknown."
     if completeness.attempts is not None and completeness.attempts != completeness.client_rows:

@@ -282,7 +282,9 @@ class Completeness:
         matched: attempts with a server record.
         unmatched: attempts without one, by reason.
         server_unmatched: server records that belong to no attempt or to one that has another, by reason.
-        spans_made: server records that the workers say they made; None where they did not say.
+        spans_made: server spans that the workers made, those of WebSockets included; None where they are not
+            numbered.
+        spans_arrived: of these, received.
         spans_dropped: of these, lost and counted; None where unknown.
         lost_uncounted: attempts whose server record is lost although no worker counts it as lost.
         is_complete: whether attempts and client rows agree, and every missing server record was counted.
@@ -296,6 +298,7 @@ class Completeness:
     unmatched: dict[str, int]
     server_unmatched: dict[str, int]
     spans_made: int | None
+    spans_arrived: int | None
     spans_dropped: int | None
     lost_uncounted: int
     is_complete: bool
@@ -370,6 +373,7 @@ class Process:
         host: host name.
         pid: process id.
         written: records begun.
+        forwarded: of these, in the run folder.
         dropped: of these, lost and counted.
         versions: versions of what ran there.
         configuration: settings that matter.
@@ -381,6 +385,7 @@ class Process:
     host: str
     pid: int
     written: int | None
+    forwarded: int | None
     dropped: int | None
     versions: dict[str, str]
     configuration: dict[str, str]

@@ -190,7 +190,10 @@ def decompressed(body: bytes, encoding: str | None) -> bytes:
             case "gzip":
                 plain = gzip.GzipFile(fileobj=io.BytesIO(body)).read(BODY_BYTES + 1)
             case "deflate":
-                plain = zlib.decompressobj().decompress(body, BODY_BYTES + 1)
+                stream = zlib.decompressobj()
+                plain = stream.decompress(body, BODY_BYTES + 1)
+                if not stream.eof and len(plain) <= BODY_BYTES:
+                    raise EOFError("it is cut short")
             case _:
                 raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Content-Encoding is {encoding}; send gzip")
     except (OSError, EOFError, zlib.error) as error:
