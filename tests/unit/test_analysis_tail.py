@@ -1,67 +1,102 @@
 """Who owns the tail, on requests whose parts are known."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from timesplit.analysis.stats import Nanoseconds
-from timesplit.analysis.tail import bands, complete, tail
+from timesplit.analysis.summary import Tail
+from timesplit.analysis.tables import RunTables
+from timesplit.analysis.tail import Split, split_by_part, thresholds
+from timesplit.parts import PARTS
+from timesplit.runfolder import RunFolder
 
-NOBODY = np.full(1000, None, object)
-NOTHING = np.zeros(1000, np.int64)
-
-
-def requests(seed: int = 0) -> tuple[Nanoseconds, dict[str, Nanoseconds]]:
-    """1,000 requests of about 1 ms route and 5 ms query, of which twenty wait 200 ms for the loop."""
-    random = np.random.default_rng(seed)
-    route = random.normal(1e6, 1e4, 1000).astype(np.int64)
-    query = random.normal(5e6, 1e5, 1000).astype(np.int64)
-    loop = np.where(np.arange(1000) % 50 == 7, 200_000_000, 0)
-    return route + query + loop, {"route": route, "query": query, "loop": loop}
+MS = 1_000_000
+Parts = dict[str, Nanoseconds]
 
 
-def test_the_part_that_makes_the_slow_ones_slow_owns_the_tail() -> None:
-    response, parts = requests()
-    culprits, costs = NOBODY.copy(), NOTHING.copy()
-    culprits[parts["loop"] > 0], costs[parts["loop"] > 0] = "bad.py:12 bad", 190_000_000
-    found = tail(response, complete(response, parts), culprits, costs)
-    assert found is not None
+def requests(count: int = 1000) -> Parts:
+    """Requests of about 1 ms route and 5 ms query, of which one in fifty waits 200 ms for the loop."""
+    random = np.random.default_rng(7)
+    route = random.normal(MS, MS / 100, count).astype(np.int64)
+    query = random.normal(5 * MS, MS / 10, count).astype(np.int64)
+    return {"route": route, "query": query, "loop": np.where(np.arange(count) % 50 == 7, 200 * MS, 0)}
+
+
+def split(tmp_path: Path, parts: Parts, response: Nanoseconds, **columns: Any) -> Split:
+    """Split one group of requests."""
+    run = RunFolder.create(tmp_path / "runs", "x", b"12345678")
+    run.write_meta({})
+    unknown = pa.nulls(len(response), pa.int64())
+    table: dict[str, Any] = {part.column: parts.get(part.name, unknown) for part in PARTS}
+    table |= {"number": np.zeros(len(response), np.int64), "response_ns": response}
+    table |= {"culprit": pa.nulls(len(response), pa.string()), "culprit_ns": unknown} | columns
+    with RunTables(run) as tables:
+        rows = tables.add("rows", pa.table(table))
+        return split_by_part(tables, rows, {0: thresholds(np.sort(response))})[0]
+
+
+def tail(found: Split) -> Tail:
+    """Its tail, which must be there."""
+    assert found.tail is not None
+    return found.tail
+
+
+def test_the_part_that_makes_the_slow_ones_slow_owns_the_tail(tmp_path: Path) -> None:
+    parts = requests()
+    slow = parts["loop"] > 0
+    found = tail(
+        split(
+            tmp_path,
+            parts,
+            np.sum(list(parts.values()), axis=0),
+            culprit=pa.array(["bad.py:12 bad" if each else None for each in slow.tolist()], pa.string()),
+            culprit_ns=pa.array(np.full(1000, 190 * MS), mask=~slow),
+        )
+    )
     assert (found.n, found.owner, found.culprit) == (11, "loop", "bad.py:12 bad")
-    assert found.parts_ns["loop"] == pytest.approx(200e6)
-    assert found.culprit_ns == pytest.approx(190e6)
+    assert found.parts_ns["loop"] == 200 * MS
+    assert found.culprit_ns == 190 * MS
     assert sum(found.parts_ns.values()) == found.excess_ns
 
 
-def test_what_no_part_tells_is_unattributed() -> None:
-    response, parts = requests()
+def test_what_no_part_tells_is_unattributed(tmp_path: Path) -> None:
+    parts = requests()
+    response = np.sum(list(parts.values()), axis=0)
     del parts["loop"]
-    found = tail(response, complete(response, parts), NOBODY, NOTHING)
-    assert found is not None
-    assert found.owner == "unattributed"
+    assert tail(split(tmp_path, parts, response)).owner == "unattributed"
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9)), min_size=1, max_size=300))
-def test_parts_of_each_band_add_up_and_no_request_is_left_out(times: list[tuple[int, int]]) -> None:
-    route, query = (np.array(column, np.int64) for column in zip(*times, strict=True))
-    response = route + query + 5
-    found = bands(response, complete(response, {"route": route, "query": query}))
-    assert sum(band.n for band in found) == len(times)
-    for band in found:
+def test_parts_of_each_band_add_up_and_no_request_is_left_out(tmp_path: Path) -> None:
+    parts = requests()
+    response = np.sum(list(parts.values()), axis=0) + 5
+    bands = split(tmp_path, parts, response).bands
+    assert sum(band.n for band in bands) == 1000
+    for band in bands:
         assert sum(band.parts_ns.values()) == band.response_ns
         assert band.parts_ns["unattributed"] == 5
-    assert sum(band.n * band.response_ns for band in found) == pytest.approx(
-        int(response.sum()), abs=3 * len(times)
-    )
+    assert sum(band.n * band.response_ns for band in bands) == pytest.approx(int(response.sum()), abs=5000)
 
 
-def test_bands_are_ordered_by_response_time() -> None:
-    response, parts = requests()
-    found = bands(response, complete(response, parts))
-    assert [band.n for band in found] == [500, 400, 90, 9, 1]
-    assert [band.parts_ns["loop"] for band in found] == [0, 0, 22_222_222, 200_000_000, 200_000_000]
+def test_bands_are_ordered_by_response_time(tmp_path: Path) -> None:
+    parts = requests()
+    bands = split(tmp_path, parts, np.sum(list(parts.values()), axis=0)).bands
+    assert [(band.low, band.high) for band in bands] == [
+        (0, 0.5),
+        (0.5, 0.9),
+        (0.9, 0.99),
+        (0.99, 0.999),
+        (0.999, 1),
+    ]
+    assert [band.parts_ns.get("loop", 0) for band in bands[:2]] == [0, 0]
+    assert bands[3].parts_ns["loop"] == 200 * MS
 
 
-def test_too_few_requests_have_no_tail() -> None:
-    few = np.arange(99)
-    assert tail(few, complete(few, {}), NOBODY[:99], NOTHING[:99]) is None
+def test_too_few_requests_have_bands_but_no_tail(tmp_path: Path) -> None:
+    parts = requests(99)
+    found = split(tmp_path, parts, np.sum(list(parts.values()), axis=0))
+    assert found.tail is None
+    assert found.bands

@@ -7,6 +7,7 @@ counts, and one group's durations as an array.
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import ibis
@@ -21,8 +22,11 @@ from timesplit.analysis.facts import RunRecord
 from timesplit.analysis.samples import SECOND_NS, UNKNOWN, Samples, part_time, spectrum, windows
 from timesplit.analysis.summary import Bursts, Distribution, InProcess, PartTime, RouteSummary
 from timesplit.analysis.tables import RunTables
+from timesplit.analysis.tail import Thresholds, split_by_part, thresholds
 from timesplit.parts import PARTS
 from timesplit.schema import INPROCESS, REQUESTS
+
+_GOOD = _.warm & _.error.isnull() & _.done.notnull()
 
 
 def summarise_routes(tables: RunTables, record: RunRecord) -> tuple[RouteSummary, ...]:
@@ -32,19 +36,23 @@ def summarise_routes(tables: RunTables, record: RunRecord) -> tuple[RouteSummary
     rows = tables.table(REQUESTS).inner_join(numbered, ["stage", "route"], rname="{name}_of_group")
     failures, parts, shapes = _failures(tables, rows), _parts(tables, rows), _burst_shapes(tables, rows)
     in_process = _in_process(tables)
-    summaries = []
+    found: dict[int, RouteSummary] = {}
+    edges: dict[int, Thresholds] = {}
     for group, samples in _samples(tables, rows, groups, record):
         number = group["number"]
-        summaries.append(
-            _summarise(
-                group,
-                samples,
-                failures=failures.get(number, {}),
-                parts=parts.get(number, {}),
-                shape=shapes.get(number),
-                in_process=in_process.get((group["stage"], group["route"])),
-            )
+        found[number] = _summarise(
+            group,
+            samples,
+            failures=failures.get(number, {}),
+            parts=parts.get(number, {}),
+            shape=shapes.get(number),
+            in_process=in_process.get((group["stage"], group["route"])),
         )
+        if samples.warm.any():
+            edges[number] = thresholds(np.sort(samples.response[samples.warm]))
+    for number, split in split_by_part(tables, rows.filter(_GOOD), edges).items():
+        found[number] = replace(found[number], bands=split.bands, tail=split.tail)
+    summaries = list(found.values())
     order = {stage: place for place, stage in enumerate(record.facts.stages)}
     summaries.sort(
         key=lambda each: (order.get(each.stage, len(order)), each.stage, -_slowness(each), each.route)
@@ -83,6 +91,8 @@ def _summarise(
         spectrum=spectrum(warm.response),
         span_spectrum=spectrum(seen.span),
         windows=None if bursts else windows(samples),
+        bands=(),
+        tail=None,
     )
 
 
@@ -178,7 +188,7 @@ def _samples(
 
 
 def _parts(tables: RunTables, rows: ibis.Table) -> dict[int, dict[str, PartTime]]:
-    good = rows.filter(_.warm & _.error.isnull() & _.done.notnull())
+    good = rows.filter(_GOOD)
     known = tables.fetch(good.aggregate(**{part.name: good[part.column].count() for part in PARTS}))
     found: dict[int, dict[str, PartTime]] = {}
     for part in PARTS:

@@ -249,6 +249,8 @@ class RouteSummary:
         spectrum: response time by percentile.
         span_spectrum: server span by percentile.
         windows: response time over time; None for bursts.
+        bands: where the time went, by percentile of response time.
+        tail: who owns the tail; None where there are too few requests.
     """
 
     route: str
@@ -268,6 +270,8 @@ class RouteSummary:
     spectrum: Spectrum | None
     span_spectrum: Spectrum | None
     windows: Windows | None
+    bands: tuple[Band, ...]
+    tail: Tail | None
 
 
 @dataclass(frozen=True, slots=True)

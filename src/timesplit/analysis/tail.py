@@ -1,98 +1,134 @@
 """Who owns the tail: response times split by part, in bands of percentiles, exactly.
 
-Pure, on arrays. Means are conditional on the response time (never percentiles of parts: those do not add up), so that
-what holds of each request holds of every band: the parts sum to the whole.
+Means are conditional on the response time (never percentiles of parts: those do not add up), so what holds of each
+request holds of every band: the parts sum to the whole. The engine sums, whatever the number of requests.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
+import ibis
+import pyarrow as pa
+from ibis import _
 
 from timesplit.analysis.stats import Nanoseconds, quantile
 from timesplit.analysis.summary import Band, Tail
+from timesplit.analysis.tables import RunTables
+from timesplit.parts import PARTS
 
-BANDS: Final = ((0.0, 0.5), (0.5, 0.9), (0.9, 0.99), (0.99, 0.999), (0.999, 1.0))
+EDGES: Final = (0.5, 0.9, 0.99, 0.999)
 TAIL: Final = 0.99
 ORDINARY: Final = (0.45, 0.55)
 ENOUGH: Final = 100  # requests from which on there is one at or above p99
+UNATTRIBUTED: Final = "unattributed"
+_THRESHOLDS: Final = (*EDGES, *ORDINARY)
 
-Parts = dict[str, Nanoseconds]  # by part: the time of each request, in one order
-
-
-def complete(response: Nanoseconds, known: Parts) -> Parts:
-    """Return the parts of each request with what they leave untold added to `unattributed`.
-
-    Args:
-        response: response time of each request.
-        known: its parts, 0 where unknown.
-    """
-    told = np.sum(list(known.values()), axis=0, dtype=np.int64) if known else np.zeros_like(response)
-    rest = response - told
-    return known | {"unattributed": known.get("unattributed", np.zeros_like(response)) + rest}
+Thresholds = dict[float, int]
 
 
-def bands(response: Nanoseconds, parts: Parts) -> tuple[Band, ...]:
-    """Split requests by percentile of their response time; bands without requests are left out.
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Where the time of a route's requests went, by how long they took."""
+
+    bands: tuple[Band, ...]
+    tail: Tail | None
+
+
+def thresholds(ordered: Nanoseconds) -> Thresholds:
+    """Return the response times at which bands begin.
 
     Args:
-        response: response time of each request.
-        parts: as `complete` gives them.
+        ordered: response times of a group, ascending, at least one.
     """
-    order = np.argsort(response, kind="stable")
-    edges = [round(low * len(order)) for low, _ in BANDS] + [len(order)]
-    found = []
-    for (low, high), first, last in zip(BANDS, edges[:-1], edges[1:], strict=True):
-        if last > first:
-            chosen = order[first:last]
-            means = _means(parts, chosen)
-            found.append(Band(low, high, last - first, sum(means.values()), means))
-    return tuple(found)
+    return {p: quantile(ordered, p) for p in _THRESHOLDS}
 
 
-def tail(
-    response: Nanoseconds, parts: Parts, culprits: npt.NDArray[np.object_], costs: Nanoseconds
-) -> Tail | None:
-    """Say what the slowest requests spend more than ordinary ones; None where there are too few.
+def split_by_part(tables: RunTables, rows: ibis.Table, groups: Mapping[int, Thresholds]) -> dict[int, Split]:
+    """Split the response times of each group.
 
     Args:
-        response: response time of each request.
-        parts: as `complete` gives them.
-        culprits: `file:line function` of each request's culprit, or None.
-        costs: what it cost, 0 where there is none.
+        tables: of the run.
+        rows: joined requests that count, with the `number` of their group.
+        groups: by number.
     """
-    if len(response) < ENOUGH:
-        return None
-    ordered = np.sort(response)
-    slow = np.flatnonzero(response >= quantile(ordered, TAIL))
-    low, high = (quantile(ordered, p) for p in ORDINARY)
-    ordinary = np.flatnonzero((response >= low) & (response <= high))
-    slow_means, ordinary_means = _means(parts, slow), _means(parts, ordinary)
-    excess = {name: slow_means[name] - ordinary_means[name] for name in parts}
-    by_size = dict(sorted(excess.items(), key=lambda item: -item[1]))
-    culprit, cost = _dearest(culprits[slow], costs[slow])
-    return Tail(
-        n=len(slow),
-        ordinary_n=len(ordinary),
-        excess_ns=sum(excess.values()),
-        parts_ns=by_size,
-        owner=next(iter(by_size)),
-        culprit=culprit,
-        culprit_ns=round(cost / len(slow)),
+    if not groups:
+        return {}
+    marked = _marked(tables, rows, groups)
+    sums = marked.group_by("number", "band", "slow", "ordinary").aggregate(
+        n=_.count(), response=_.response_ns.sum(), **{part.name: marked[part.column].sum() for part in PARTS}
+    )
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in tables.fetch(sums).to_pylist():
+        found.setdefault(row["number"], []).append(row)
+    culprits = _culprits(tables, marked)
+    return {
+        number: Split(tuple(_bands(cells)), _tail(cells, culprits.get(number)))
+        for number, cells in found.items()
+    }
+
+
+def _marked(tables: RunTables, rows: ibis.Table, groups: Mapping[int, Thresholds]) -> ibis.Table:
+    """Say of each request in which band it is, and whether it is one of the slow or of the ordinary ones."""
+    columns = {f"at_{place}": [each[p] for each in groups.values()] for place, p in enumerate(_THRESHOLDS)}
+    edges = tables.add("edges", pa.table({"number": list(groups), **columns}))
+    marked = rows.inner_join(edges, "number", rname="{name}_of_edges")
+    at = [marked[f"at_{place}"] for place in range(len(_THRESHOLDS))]
+    band = sum((marked.response_ns >= edge).cast("int64") for edge in at[: len(EDGES)])
+    low, high = at[len(EDGES) :]
+    return marked.mutate(
+        band=band,
+        slow=_.response_ns >= at[EDGES.index(TAIL)],
+        ordinary=_.response_ns.between(low, high),
     )
 
 
-def _means(parts: Parts, chosen: npt.NDArray[np.intp]) -> dict[str, int]:
-    """Return the mean of each part, rounded; the sum of the parts is what the whole is said to be."""
-    return {name: round(float(values[chosen].mean())) for name, values in parts.items()}
+def _culprits(tables: RunTables, marked: ibis.Table) -> dict[int, tuple[str, int]]:
+    """Return for each group the place in the code that cost its slow requests most, and what it cost in all."""
+    costs = (
+        marked.filter(_.slow & _.culprit.notnull())
+        .group_by("number", "culprit")
+        .aggregate(cost=_.culprit_ns.sum())
+    )
+    rows = tables.fetch(costs.order_by("number", "cost")).to_pylist()
+    return {row["number"]: (row["culprit"], row["cost"]) for row in rows}
 
 
-def _dearest(culprits: npt.NDArray[np.object_], costs: Nanoseconds) -> tuple[str | None, int]:
-    sums: dict[str, int] = {}
-    for culprit, cost in zip(culprits.tolist(), costs.tolist(), strict=True):
-        if culprit:
-            sums[culprit] = sums.get(culprit, 0) + cost
-    if not sums:
-        return None, 0
-    worst = max(sums, key=lambda name: sums[name])
-    return worst, sums[worst]
+def _bands(cells: list[dict[str, Any]]) -> list[Band]:
+    found = []
+    for place, (low, high) in enumerate(zip((0.0, *EDGES), (*EDGES, 1.0), strict=True)):
+        n, means = _means([cell for cell in cells if cell["band"] == place])
+        if n:
+            found.append(Band(low, high, n, sum(means.values()), means))
+    return found
+
+
+def _tail(cells: list[dict[str, Any]], culprit: tuple[str, int] | None) -> Tail | None:
+    if sum(cell["n"] for cell in cells) < ENOUGH:
+        return None
+    n, slow = _means([cell for cell in cells if cell["slow"]])
+    ordinary_n, ordinary = _means([cell for cell in cells if cell["ordinary"]])
+    names = {**slow, **ordinary}
+    excess = {name: slow.get(name, 0) - ordinary.get(name, 0) for name in names}
+    by_size = dict(sorted(excess.items(), key=lambda item: -item[1]))
+    name, cost = culprit or (None, 0)
+    return Tail(
+        n=n,
+        ordinary_n=ordinary_n,
+        excess_ns=sum(excess.values()),
+        parts_ns=by_size,
+        owner=next(iter(by_size)),
+        culprit=name,
+        culprit_ns=round(cost / n),
+    )
+
+
+def _means(cells: list[dict[str, Any]]) -> tuple[int, dict[str, int]]:
+    """Return how many requests there are, and their mean time by part; what no part tells is unattributed."""
+    n = sum(cell["n"] for cell in cells)
+    if n == 0:
+        return 0, {}
+    sums = {part.name: sum(cell[part.name] or 0 for cell in cells) for part in PARTS}
+    rest = sum(cell["response"] for cell in cells) - sum(sums.values())
+    sums[UNATTRIBUTED] += rest
+    return n, {name: round(total / n) for name, total in sums.items() if total}
