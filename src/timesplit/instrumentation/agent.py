@@ -1,26 +1,45 @@
 """The agent of a worker process: arms the hooks, opens the journal, and takes both back.
 
-Hooks on classes are armed at once; what belongs to a process or a loop (the journal, the loop's hooks) waits for the
-first call in that process, so that a fork after import, as with gunicorn's `--preload`, is harmless.
+Hooks on classes are armed at once, those of libraries that are imported later when they are. What belongs to a
+process or a loop (the journal, the loop's hooks) waits until a server starts there, so that a fork after import,
+as with gunicorn's `--preload`, is harmless.
 """
 
 import asyncio
+import json
+import logging
 import os
 import platform
 import secrets
 import socket
 import sys
-from collections.abc import Callable
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+from timesplit.clocks import boot_id
+from timesplit.instrumentation import foreign, routes, servers
 from timesplit.instrumentation.hooks import Hooks
+from timesplit.instrumentation.imports import Watch
 from timesplit.instrumentation.journal import Journal, journal_folder
-from timesplit.instrumentation.loop import LoopHooks
+from timesplit.instrumentation.loop import LoopHooks, here
 from timesplit.instrumentation.request import MARK, App, Receive, Scope, Send, call
+
+log = logging.getLogger(__name__)
 
 Arm = Callable[["Agent"], None]
 # Module that must be imported → what arms its hooks.
-LIBRARIES: dict[str, Arm] = {}
+LIBRARIES: dict[str, Arm] = {
+    "fastapi.applications": servers.arm_fastapi,
+    "fastapi.routing": routes.arm_fastapi,
+    "gunicorn.workers.gasgi": servers.arm_gunicorn,
+    "opentelemetry.sdk.trace": foreign.arm,
+    "starlette.applications": servers.arm_starlette,
+    "starlette.routing": routes.arm_starlette,
+    "uvicorn.server": servers.arm_uvicorn,
+}
+ABOUT_BYTES = 3000  # what fits in the journal's header
+_VERSIONS = ("fastapi", "starlette", "uvicorn", "gunicorn", "uvloop", "anyio")
 
 
 class Agent:
@@ -28,79 +47,151 @@ class Agent:
 
     def __init__(self) -> None:
         self.hooks = Hooks()
+        self.armed = False
+        self.served = 0  # applications that are recorded at their server's seam
+        self._watch = Watch(LIBRARIES, self._imported)
         self._journal: Journal | None = None
         self._loops: dict[asyncio.AbstractEventLoop, LoopHooks] = {}
+        _agents.add(self)
 
     def arm(self) -> None:
-        """Arm the hooks of what is imported by now; call it again when more is."""
-        for module, arm in LIBRARIES.items():
-            if module in sys.modules:
-                arm(self)
+        """Arm the hooks of what is imported by now; what is imported later is armed then."""
+        self.armed = True
+        self._watch.names = set(LIBRARIES)
+        self._watch.arm()
+        for module in LIBRARIES:
+            if _is_complete(module):
+                self._imported(module)
 
     def disarm(self) -> None:
         """Take every hook back, and end the journal."""
+        self.armed = False
+        self._watch.disarm()
         for hooks in self._loops.values():
             hooks.disarm()
-        self._loops.clear()
         self.hooks.undo()
-        if self._journal is not None:
-            self._journal.discard()
-            self._journal = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of journal and loops: another process's, where this one is its fork."""
+        self._loops.clear()
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            journal.discard()
 
     @property
     def journal(self) -> Journal:
-        """This process's journal, made at the first use."""
-        journal = self._journal
-        if journal is None or journal.pid != os.getpid():
-            if journal is not None:
-                journal.discard()
-                self._loops.clear()
-            journal = self._journal = Journal(journal_folder(), secrets.token_hex(8), self._about())
-        return journal
+        """This process's journal, made at the first use.
 
-    def enter_loop(self) -> None:
-        """Arm the running loop, if it is not yet, and what the application has imported by now."""
-        loop = asyncio.get_running_loop()
-        journal = self.journal
-        if loop not in self._loops and journal is not None:
-            self._loops[loop] = LoopHooks(loop)
-            self._loops[loop].arm()
-            self.arm()
+        Raises:
+            OSError: it cannot be made.
+        """
+        if self._journal is None:
+            self._journal = Journal(journal_folder(), secrets.token_hex(8), self._about())
+        return self._journal
+
+    def serve(self, loop: asyncio.AbstractEventLoop | None, server: Any, attribute: str) -> None:
+        """Record what a server is about to serve, on a loop or on the running one."""
+        if not self.armed:
+            return
+        try:
+            servers.take_over(self, server, attribute)
+        except Exception as error:
+            self.hooks.leave("served application", f"{type(error).__name__}: {error}")
+        self.enter_loop(loop)
+
+    def enter_loop(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Open the journal, and hook a loop, the running one if none is given. Never fails: the service goes on."""
+        if not self.armed:
+            return
+        try:
+            loop = loop or asyncio.get_running_loop()
+            if loop not in self._loops:
+                self.arm()
+                _ = self.journal
+                self._loops[loop] = LoopHooks(loop)
+                self._loops[loop].arm()
+        except Exception as error:
+            self.armed = False  # once is enough: the reason will not go away
+            self.hooks.leave("journal", f"{type(error).__name__}: {error}")
+            log.warning("timesplit records nothing here: %s", error)
+
+    def enter(self, app: App, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Call an application as its server does; a request that has no record yet gets one."""
+        if scope["type"] == "http":
+            if scope.get(MARK) is not True:
+                if self._journal is None:  # a server that says nothing at its start
+                    self.enter_loop()
+                if self._journal is not None:
+                    return call(self._journal, app, scope, receive, send)
+        elif scope["type"] == "lifespan":
+            self.enter_loop()
+        return app(scope, receive, send)
+
+    def enter_within(self, app: App, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Call an application as anybody does; a call within a request, without a network, is no request."""
+        if here.strand is None:
+            return self.enter(app, scope, receive, send)
+        return app(scope, receive, send)
+
+    def _imported(self, module: str) -> None:
+        """Arm the hooks of a library that has been imported."""
+        if not self.armed:
+            return
+        try:
+            LIBRARIES[module](self)
+        except Exception as error:
+            self.hooks.leave(module, f"{type(error).__name__}: {error}")
 
     def _about(self) -> dict[str, object]:
-        return {
+        hooks = {hook.name: hook.why or "armed" for hook in self.hooks.found.values()}
+        about: dict[str, object] = {
             "host": socket.gethostname(),
+            "boot_id": boot_id(),
             "service": os.environ.get("OTEL_SERVICE_NAME", "unknown_service"),
             "core": "python",
-            "python": platform.python_version(),
-            "hooks": {hook.name: hook.why or "armed" for hook in self.hooks.found.values()},
+            "versions": {"python": platform.python_version(), **dict(_versions())},
+            "hooks": hooks,
         }
+        while hooks and len(json.dumps(about)) > ABOUT_BYTES:
+            hooks.popitem()
+        return about
 
 
-def arm_applications(agent: Agent) -> None:
-    """Record the calls of Starlette and FastAPI applications: the outermost one makes the record."""
-    from starlette.applications import Starlette  # imported by the application, or we are not here
-
-    classes: list[Any] = [Starlette]
-    if "fastapi" in sys.modules:
-        classes.append(sys.modules["fastapi"].FastAPI)
-    for owner in classes:
-        agent.hooks.replace(
-            f"{owner.__name__}.__call__", owner, "__call__", lambda app: _recorded(agent, app)
-        )
+def _is_complete(module: str) -> bool:
+    found = sys.modules.get(module)
+    return found is not None and not getattr(getattr(found, "__spec__", None), "_initializing", False)
 
 
-def _recorded(agent: Agent, app: App) -> App:
-    # `async def`: uvicorn tells ASGI 3 from ASGI 2 by looking whether __call__ is a coroutine function.
-    async def __call__(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            agent.enter_loop()
-        if scope["type"] != "http" or scope.get(MARK) is True:
-            await app(self, scope, receive, send)
-            return
-        await call(agent.journal, app, self, scope, receive, send)
-
-    return __call__
+def _versions() -> Iterator[tuple[str, str]]:
+    """Yield (package, version) of what is imported. From the modules: reading metadata takes longer than a start."""
+    for package in _VERSIONS:
+        version = getattr(sys.modules.get(package), "__version__", None)
+        if version is not None:
+            yield package, str(version)
 
 
-LIBRARIES["starlette.applications"] = arm_applications
+_agents: weakref.WeakSet[Agent] = weakref.WeakSet()
+_process: list[Agent] = []  # the one that `arm` made
+
+
+def arm() -> Agent:
+    """Arm this process's agent, made at the first call."""
+    if not _process:
+        _process.append(Agent())
+    _process[0].arm()
+    return _process[0]
+
+
+def disarm() -> None:
+    """Take back all that `arm` did, in this process."""
+    if _process:
+        _process.pop().disarm()
+
+
+def _forked() -> None:
+    for agent in list(_agents):
+        agent.forget()
+
+
+os.register_at_fork(after_in_child=_forked)

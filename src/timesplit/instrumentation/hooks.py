@@ -22,6 +22,7 @@ class Hook:
 
 @dataclass(frozen=True, slots=True)
 class _Replaced:
+    name: str
     owner: Any
     attribute: str
     original: Any  # _MISSING where the owner inherited it
@@ -57,7 +58,7 @@ class Hooks:
         except (AttributeError, TypeError) as error:
             self.leave(name, str(error))
             return False
-        self._replaced.append(_Replaced(owner, attribute, kept, ours))
+        self._replaced.append(_Replaced(name, owner, attribute, kept, ours))
         self.found[name] = Hook(name, armed=True)
         return True
 
@@ -69,14 +70,25 @@ class Hooks:
         """Say that a hook is left out."""
         self.found[name] = Hook(name, armed=False, why=why)
 
+    def give_back(self, name: str, why: str) -> None:
+        """Take one hook back, and say why it is left out from now on."""
+        for hook in [hook for hook in self._replaced if hook.name == name]:
+            _restore(hook)
+            self._replaced.remove(hook)
+        self.leave(name, why)
+
     def undo(self) -> None:
-        """Take all hooks back, last first, but for those that somebody else has replaced since."""
+        """Take all hooks back, last first."""
         for hook in reversed(self._replaced):
-            if vars(hook.owner).get(hook.attribute) is not hook.ours:
-                continue
-            if hook.original is _MISSING:
-                delattr(hook.owner, hook.attribute)
-            else:
-                setattr(hook.owner, hook.attribute, hook.original)
+            _restore(hook)
         self._replaced.clear()
         self.found.clear()
+
+
+def _restore(hook: _Replaced) -> None:
+    if vars(hook.owner).get(hook.attribute) is not hook.ours:
+        return  # somebody else has replaced it since: theirs calls ours, and ours does nothing any more
+    if hook.original is _MISSING:
+        delattr(hook.owner, hook.attribute)
+    else:
+        setattr(hook.owner, hook.attribute, hook.original)

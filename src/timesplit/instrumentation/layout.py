@@ -101,6 +101,12 @@ CLOSING: Final = Layout(
         ("query_count", "q"),
         ("upstream_count", "q"),
         ("other", "q"),  # text number of the longest other wait's label
+        # A server span of the application's own tracing: 0 none, 1 not sampled, 2 sampled. Where there is one, no other
+        # server span is made of this request. Its ids: upper and lower half of the trace's, and the span's.
+        ("foreign", "q"),
+        ("foreign_trace_upper", "q"),
+        ("foreign_trace_lower", "q"),
+        ("foreign_span", "q"),
         ("segments", "q"),  # how many there are; the first SEGMENTS_INLINE follow here
         *((part.column, "q") for part in SERVER_PARTS),
     ),

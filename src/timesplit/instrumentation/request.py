@@ -5,9 +5,11 @@ last byte, `receive` to see waits for the client, and hands its account to the j
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping
-from types import coroutine
+from contextlib import suppress
+from types import CoroutineType, coroutine
 from typing import Any, Protocol
 
+from timesplit.instrumentation import foreign
 from timesplit.instrumentation.journal import Journal
 from timesplit.instrumentation.layout import ENDED_BY, UNKNOWN
 from timesplit.instrumentation.ledger import OTHER_WAIT, ROUTE, Segment, Strand, split
@@ -18,7 +20,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Any, Scope, Receive, Send], Coroutine[Any, Any, None]]
+App = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 MARK = "timesplit"  # key in the ASGI scope: what the protocol stamped, then that a request has its record
 _ACCEPT, _READ, _RECEIVE, _SEND = (CODES[name] for name in ("accept", "read", "receive", "send"))
@@ -46,7 +48,13 @@ class Arrival(Protocol):
 
 
 class Request:
-    """The record of a request under way."""
+    """The record of a request under way.
+
+    Attributes:
+        route: template of the route that was chosen, with all its prefixes; empty while none was.
+        mounted: the prefix under which the application is mounted that the request has got to.
+        foreign: server span of the application's own tracing, or None.
+    """
 
     __slots__ = (
         "_receive",
@@ -55,10 +63,13 @@ class Request:
         "arrival",
         "ended",
         "ended_by",
+        "foreign",
         "journal",
+        "mounted",
         "number",
         "query_count",
         "root",
+        "route",
         "route_cpu",
         "scope",
         "slot",
@@ -77,6 +88,8 @@ class Request:
         self._send = send
         self.status = self.ended = self.query_count = self.upstream_count = self.uncertain = 0
         self.route_cpu = UNKNOWN
+        self.route = self.mounted = ""
+        self.foreign: Any = None
         self.ended_by = _EXCEPTION
         self.root = self._sender = Strand(now, request=self)
         self.slot, self.number = journal.open(now, *_ids(scope))
@@ -101,6 +114,8 @@ class Request:
             self.ended = clock()
             self.ended_by = _RESPONSE
             self._sender = strand
+            if self.foreign is not None:
+                self._tell_foreign()
 
     @coroutine
     def receive(self) -> Generator[Any, Any, Message]:
@@ -116,6 +131,20 @@ class Request:
             self.ended = clock()
             self.ended_by = _DISCONNECT
         return message
+
+    def _tell_foreign(self) -> None:
+        """Set the parts on the application's own server span: it ends when `send` has returned."""
+        try:
+            segments = self._ingress()
+            segments += split(self._sender, self.root.born, self.ended)
+            foreign.tell(self.foreign, segments)
+        except Exception:  # whatever the span's processors do
+            self.failed()
+
+    def failed(self) -> None:
+        """Count an error of ours."""
+        with suppress(Exception):  # the journal can be closed already
+            self.journal.failed()
 
     def close(self, now: int) -> None:
         """Write the account; called when the ASGI call is over."""
@@ -146,13 +175,12 @@ class Request:
 
     def _facts(self, now: int, end: int, segments: list[Segment], totals: list[int]) -> list[int]:
         text, scope = self.journal.text, self.scope
-        route = getattr(scope.get("route"), "path", "")
         other = max((s for s in segments if s.part == OTHER_WAIT), key=_length, default=None)
         return [
             end,
             now,
             self.arrival.arrived if self.arrival else UNKNOWN,
-            text(route),
+            text(self.route or _template_in(scope)),
             text(scope["method"]),
             self.status or (500 if self.ended_by == _EXCEPTION else 0),
             self.ended_by,
@@ -161,6 +189,7 @@ class Request:
             self.query_count,
             self.upstream_count,
             text(other.label) if other else 0,
+            *foreign.ids(self.foreign),
             len(segments),
             *totals,
         ]
@@ -170,14 +199,34 @@ class Request:
         return [(part, text(label), start, end) for part, label, start, end in segments]
 
 
-async def call(journal: Journal, app: App, self: Any, scope: Scope, receive: Receive, send: Send) -> None:
+async def call(journal: Journal, app: App, scope: Scope, receive: Receive, send: Send) -> None:
     """Call the application in a request's account."""
-    request = Request(journal, scope, receive, send)
-    drives(request.root)
     try:
-        await drive(request.root, app(self, scope, request.receive, request.send))
+        request = Request(journal, scope, receive, send)
+        drives(request.root)
+    except Exception:
+        journal.failed()
+        await app(scope, receive, send)
+        return
+    try:
+        called = app(scope, request.receive, request.send)
+        # An application may answer its call with any awaitable; a coroutine can be driven.
+        await drive(request.root, called if called.__class__ is CoroutineType else _awaiting(called))
     finally:
-        request.close(clock())
+        try:
+            request.close(clock())
+        except Exception:
+            request.failed()
+
+
+async def _awaiting(called: Awaitable[None]) -> None:
+    await called
+
+
+def _template_in(scope: Scope) -> str:
+    """Return the route's template where the framework leaves it in the scope, else the empty string."""
+    found = scope.get("path_template") or getattr(scope.get("route"), "path", "")  # Litestar; others
+    return found if isinstance(found, str) else ""
 
 
 def _length(segment: Segment) -> int:
