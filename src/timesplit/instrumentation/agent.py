@@ -15,10 +15,11 @@ import socket
 import sys
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 from timesplit.clocks import boot_id
-from timesplit.instrumentation import foreign, routes, servers
+from timesplit.instrumentation import foreign, mode, routes, servers, wants_ledger
 from timesplit.instrumentation.hooks import Hooks
 from timesplit.instrumentation.imports import Watch
 from timesplit.instrumentation.journal import Journal, journal_folder
@@ -43,13 +44,24 @@ _VERSIONS = ("fastapi", "starlette", "uvicorn", "gunicorn", "uvloop", "anyio")
 
 
 class Agent:
-    """What this process records, and how."""
+    """What this process records, and how.
 
-    def __init__(self) -> None:
+    Attributes:
+        hooks: what was replaced, and what could not be.
+        ledger: whether requests get accounts.
+        spans: whether applications that are served get spans of mode `otel`.
+        armed: whether anything is done at all.
+        served: how many applications are recorded at their server's seam.
+        watch: tells of libraries that are imported later.
+    """
+
+    def __init__(self, *, ledger: bool = True, spans: bool = False) -> None:
         self.hooks = Hooks()
+        self.ledger = ledger
+        self.spans = spans
         self.armed = False
-        self.served = 0  # applications that are recorded at their server's seam
-        self._watch = Watch(LIBRARIES, self._imported)
+        self.served = 0
+        self.watch = Watch(LIBRARIES, self._imported)
         self._journal: Journal | None = None
         self._loops: dict[asyncio.AbstractEventLoop, LoopHooks] = {}
         _agents.add(self)
@@ -57,8 +69,8 @@ class Agent:
     def arm(self) -> None:
         """Arm the hooks of what is imported by now; what is imported later is armed then."""
         self.armed = True
-        self._watch.names = set(LIBRARIES)
-        self._watch.arm()
+        self.watch.names = set(LIBRARIES)
+        self.watch.arm()
         for module in LIBRARIES:
             if _is_complete(module):
                 self._imported(module)
@@ -66,7 +78,7 @@ class Agent:
     def disarm(self) -> None:
         """Take every hook back, and end the journal."""
         self.armed = False
-        self._watch.disarm()
+        self.watch.disarm()
         for hooks in self._loops.values():
             hooks.disarm()
         self.hooks.undo()
@@ -91,14 +103,18 @@ class Agent:
         return self._journal
 
     def serve(self, loop: asyncio.AbstractEventLoop | None, server: Any, attribute: str) -> None:
-        """Record what a server is about to serve, on a loop or on the running one."""
+        """Record what a server is about to serve, on a loop or on the running one. Never fails."""
         if not self.armed:
             return
         try:
-            servers.take_over(self, server, attribute)
+            if self.spans:
+                servers.make_spans(getattr(server, attribute))
+            if self.ledger:
+                servers.take_over(self, server, attribute)
         except Exception as error:
             self.hooks.leave("served application", f"{type(error).__name__}: {error}")
-        self.enter_loop(loop)
+        if self.ledger:
+            self.enter_loop(loop)
 
     def enter_loop(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Open the journal, and hook a loop, the running one if none is given. Never fails: the service goes on."""
@@ -136,7 +152,7 @@ class Agent:
 
     def _imported(self, module: str) -> None:
         """Arm the hooks of a library that has been imported."""
-        if not self.armed:
+        if not self.armed or not (self.ledger or module in servers.SERVERS):
             return
         try:
             LIBRARIES[module](self)
@@ -179,8 +195,25 @@ def arm() -> Agent:
     """Arm this process's agent, made at the first call."""
     if not _process:
         _process.append(Agent())
-    _process[0].arm()
-    return _process[0]
+    agent = _process[0]
+    agent.ledger = True
+    agent.arm()
+    return agent
+
+
+def arm_injected(name: str, path: Any, target: Any) -> ModuleSpec | None:
+    """Arm this process's agent, as its environment says, when a server or framework is imported; find that module.
+
+    Raises:
+        UsageError: `TIMESPLIT_TRACES` names no mode.
+    """
+    ledger, spans = wants_ledger(), mode() == "otel"
+    if not ledger and not spans:
+        return None
+    agent = Agent(ledger=ledger, spans=spans)
+    _process.append(agent)
+    agent.arm()
+    return agent.watch.find_spec(name, path, target)
 
 
 def disarm() -> None:

@@ -10,10 +10,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from timesplit import instrumentation
+
 if TYPE_CHECKING:
     from timesplit.instrumentation.agent import Agent
 
 Function = Callable[..., Any]
+SERVERS = ("gunicorn.workers.gasgi", "uvicorn.server")
+_LAYERS = 50  # of middleware around an application
 _FALLBACKS = ("starlette Starlette.__call__", "fastapi FastAPI.__call__")
 
 
@@ -65,6 +69,16 @@ def take_over(agent: "Agent", server: Any, attribute: str) -> None:
     agent.hooks.replace(name, server, attribute, partial(partial, agent.enter))
     for fallback in _FALLBACKS:
         agent.hooks.give_back(fallback, "not needed: the server's own seam is used")
+
+
+def make_spans(app: Any) -> None:
+    """Make spans of the requests of the FastAPI application that is in what a server serves, if one is."""
+    fastapi = sys.modules.get("fastapi")
+    for _ in range(_LAYERS):
+        if fastapi is not None and isinstance(app, fastapi.FastAPI):
+            instrumentation.make_spans(app, asked=False)
+            return
+        app = getattr(app, "app", None)
 
 
 def _arm_calls(agent: "Agent", name: str, owner: Any) -> None:

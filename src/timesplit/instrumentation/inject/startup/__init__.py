@@ -1,0 +1,1 @@
+"""A folder for PYTHONPATH: nothing but what the start of a Python program needs may lie here."""
