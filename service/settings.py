@@ -45,7 +45,8 @@ class Settings(BaseSettings):
     database_max_overflow: int = _number(5, "connections that a pool opens beyond that when busy", least=0)
     database_pool_timeout: float = _seconds(10, "a request waits so long for a connection, then gets 503")
     database_pool_pre_ping: bool = Field(
-        default=False, description="test each connection before use; costs a round trip, survives a database restart"
+        default=False,
+        description="test each connection before use; costs a round trip, survives a database restart",
     )
     database_connect_timeout: float = _seconds(5, "opening a connection may take so long")
     database_statement_timeout: float = _seconds(10, "the database cancels a statement after so long")

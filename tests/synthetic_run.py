@@ -3,7 +3,7 @@
 import itertools
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,7 @@ def burst_run(root: Path, *, bursts: int = 10, sizes: Sequence[int] = (20, 100))
     return run.write_with_processes(at)
 
 
-_WAITING = {
+_WAITING: dict[str, Callable[[int], tuple[int, int]]] = {  # rank in the burst → first step, last byte
     "GET /async-sleep": lambda rank: (0, 51 * MS),
     "GET /blocking-in-async": lambda rank: (rank * 51 * MS, (rank + 1) * 51 * MS),
     "GET /sync-blocking": lambda rank: (0, (rank // 40 + 1) * 51 * MS),

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from service.dependencies import Delay, Sessions
 from service.models import Notification
+from service.routes import BAD_BODY
 from service.routes.waiting import DEFAULT_DELAY
 from service.schemas import Accepted, NewNotification, Waited
 
@@ -20,6 +21,7 @@ _DEFAULT_NOTIFICATION = NewNotification()
     "/notify",
     summary="Answer, then send a message as a background task",
     status_code=status.HTTP_202_ACCEPTED,
+    responses=BAD_BODY,
 )
 async def notify(
     background: BackgroundTasks, sessions: Sessions, new: NewNotification = _DEFAULT_NOTIFICATION

@@ -10,7 +10,7 @@ from sqlalchemy.orm import joinedload
 
 from service.dependencies import DatabaseSession, SyncSessions, UserId
 from service.models import Order, User
-from service.routes import MISTAKE
+from service.routes import BAD_BODY, MISTAKE
 from service.schemas import NewUser, Orders, OrderView, Problem, UserView, Waited
 
 router = APIRouter(tags=["database"])
@@ -122,7 +122,7 @@ async def orders_joined(user_id: UserId, session: DatabaseSession) -> Orders:
     "/users",
     summary="Create a user",
     status_code=status.HTTP_201_CREATED,
-    responses={409: {"model": Problem, "description": "the email address is taken"}},
+    responses={**BAD_BODY, 409: {"model": Problem, "description": "the email address is taken"}},
 )
 async def create_user(new: NewUser, session: DatabaseSession, response: Response) -> UserView:
     """Write one row, after validation."""

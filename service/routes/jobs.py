@@ -13,12 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from service.dependencies import DatabaseSession, JobSession, Sessions, Shared
 from service.jobs import JobDead, attempt, enqueue, requeue
 from service.models import Job, JobKind, JobState
+from service.routes import BAD_BODY
 from service.schemas import JobTaken, JobView, NewJob, Problem
 
 router = APIRouter(tags=["jobs"])
 logger = logging.getLogger(__name__)
 NO_JOB: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "no such job"}}
 _DEFAULT_JOB = NewJob()
+_PROBLEM = {"$ref": "#/components/schemas/Problem"}
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
@@ -30,6 +32,7 @@ def _new(kind: JobKind, new: NewJob) -> Job:
     "/jobs",
     summary="Put a job on the queue: it survives the worker that runs it",
     status_code=status.HTTP_202_ACCEPTED,
+    responses=BAD_BODY,
 )
 async def post_job(
     session: JobSession, resources: Shared, response: Response, new: NewJob = _DEFAULT_JOB
@@ -46,6 +49,7 @@ async def post_job(
     "/background-jobs",
     summary="The same work as a background task: it dies with this worker",
     status_code=status.HTTP_202_ACCEPTED,
+    responses=BAD_BODY,
 )
 async def post_background_job(
     background: BackgroundTasks,
@@ -99,7 +103,8 @@ async def read_job(job_id: UUID, session: DatabaseSession) -> JobView:
     "/jobs/{job_id}/events",
     summary="Follow a job until it has ended",
     response_class=EventSourceResponse,
-    responses=NO_JOB,
+    # Spelt out: a model alone would be documented as an event stream too.
+    responses={404: {"description": "no such job", "content": {"application/json": {"schema": _PROBLEM}}}},
 )
 async def follow_job(
     job: Annotated[JobView, Depends(read_job)], sessions: Sessions, resources: Shared

@@ -54,13 +54,16 @@ def run(options: argparse.Namespace) -> int:
     from timesplit.lab.run import ScenarioRun
 
     scenario = _scenario(options)
-    with Display() as display:
-        scenario_run = ScenarioRun(scenario, display, _service_settings(options, scenario), options.host)
-        try:
-            return _report(scenario_run.carry_out())
-        finally:
-            if scenario_run.folder:
-                print(scenario_run.folder)
+    display = Display()
+    scenario_run = ScenarioRun(scenario, display, _service_settings(options, scenario), options.host)
+    try:
+        with display:
+            folder = scenario_run.carry_out()
+            display.say("reading the records")
+        return _report(folder)
+    finally:
+        if scenario_run.folder:
+            print(scenario_run.folder)
 
 
 def serve(options: argparse.Namespace) -> NoReturn:

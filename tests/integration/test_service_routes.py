@@ -214,8 +214,19 @@ async def test_a_user_who_cannot_be_is_refused(client: httpx.AsyncClient, body: 
     assert (await client.post("/users", content=text, headers=JSON)).status_code == 422
 
 
-async def test_a_body_too_large_is_refused(client: httpx.AsyncClient) -> None:
-    assert (await client.post("/users", content=b"[" * 70_000, headers=JSON)).status_code == 413
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        pytest.param(b"[" * 70_000, 413, id="too large"),
+        pytest.param(b"[" * 60_000, 400, id="too deep"),
+        pytest.param(b"1" * 5_000, 400, id="too many digits"),
+        pytest.param(b'{"seconds": 1e999}', 422, id="infinite"),
+        pytest.param(b"\xff", 400, id="no UTF-8"),
+        pytest.param(b"{", 422, id="no JSON"),
+    ],
+)
+async def test_a_body_that_is_no_job_is_refused(client: httpx.AsyncClient, body: bytes, status: int) -> None:
+    assert (await client.post("/jobs", content=body, headers=JSON)).status_code == status
 
 
 async def test_the_cache_is_filled_by_a_miss(client: httpx.AsyncClient, valkey: str) -> None:

@@ -49,6 +49,19 @@ def test_without_a_terminal_there_is_a_line_for_each_stage_and_for_each_five_sec
     assert [line.split(" · ")[-1] for line in output.getvalue().splitlines()] == ["1 s", "3 s"]
 
 
+def test_what_the_lab_does_next_takes_the_place_of_the_progress() -> None:
+    output = io.StringIO()
+    with Display(Console(file=output, width=200, force_terminal=True, no_color=True)) as display:
+        for step in ("first", "second"):
+            display.progress(PROGRESS, None)
+            display.say(step)
+
+    line_up_and_erase = "\x1b[1A\x1b[2K"
+    before_first, before_second = output.getvalue().split("first")[0], output.getvalue().split("first")[1]
+    for text in (before_first, before_second.split("second")[0]):
+        assert line_up_and_erase in text.split("burst-100")[-1]
+
+
 def test_in_a_terminal_the_line_changes_in_place_and_is_gone_at_the_end() -> None:
     output = io.StringIO()
     with Display(Console(file=output, width=200, force_terminal=True)) as display:

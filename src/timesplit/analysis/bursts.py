@@ -12,7 +12,7 @@ from timesplit.analysis.samples import UNKNOWN, Samples
 from timesplit.analysis.summary import Bursts, Waves
 
 WAVE_JUMP: Final = 8  # times the usual distance between answers
-WAVE_SHARE: Final = 0.25  # of the first answer's response time: a smaller jump is noise
+WAVE_STEP: Final = (0.5, 2.0)  # times the first answer's response time: a thread serves one after another
 WAVE_TOLERANCE: Final = 0.1  # of a group's size, by which groups may differ
 
 
@@ -79,8 +79,7 @@ def find_waves(by_rank: Sequence[int]) -> Waves | None:
     steps = np.diff(np.asarray(by_rank, np.int64))
     if len(steps) == 0:
         return None
-    least = round(max(WAVE_JUMP * float(np.median(steps)), WAVE_SHARE * by_rank[0]))
-    ends = np.flatnonzero(steps > least) + 1
+    ends = np.flatnonzero(steps > round(max(WAVE_JUMP * float(np.median(steps)), by_rank[0] / 4))) + 1
     if len(ends) == 0:
         return None
     sizes = np.diff([0, *ends, len(by_rank)])
@@ -89,7 +88,9 @@ def find_waves(by_rank: Sequence[int]) -> Waves | None:
     if size < 2 or np.any(np.abs(sizes[:-1] - size) > off) or rest > size + off:
         return None
     levels = [float(np.median(group)) for group in np.split(np.asarray(by_rank), ends)]
-    return Waves(size=size, step_ns=round((levels[-1] - levels[0]) / len(ends)))
+    step = (levels[-1] - levels[0]) / len(ends)
+    least, most = (factor * by_rank[0] for factor in WAVE_STEP)
+    return Waves(size=size, step_ns=round(step)) if least <= step <= most else None
 
 
 def _medians(values: npt.NDArray[np.int64]) -> tuple[int, ...]:

@@ -4,14 +4,19 @@ import ibis
 from ibis import _
 
 from timesplit.analysis.facts import RunRecord
-from timesplit.analysis.join import unmatched_records
 from timesplit.analysis.summary import Completeness, Process
 from timesplit.analysis.tables import RunTables
 from timesplit.schema import REQUESTS, SERVER
 
 
-def check_completeness(tables: RunTables, record: RunRecord) -> Completeness:
-    """Count what is there and what is missing, warm-up included. The table `requests/` must be written."""
+def check_completeness(tables: RunTables, record: RunRecord, others: dict[str, int]) -> Completeness:
+    """Count what is there and what is missing, warm-up included.
+
+    Args:
+        tables: of the run; `requests/` must be written.
+        record: what the run says of itself.
+        others: the server's rows that have no place in `requests/`, by reason.
+    """
     rows = tables.table(REQUESTS)
     answered = _.done.notnull() & _.status.notnull()
     counts = tables.fetch(
@@ -29,7 +34,7 @@ def check_completeness(tables: RunTables, record: RunRecord) -> Completeness:
         server_rows=tables.fetch(tables.table(SERVER).aggregate(rows=_.count()))["rows"][0].as_py(),
         matched=counts["matched"],
         unmatched=unmatched,
-        server_unmatched=_counts(tables, unmatched_records(tables, record)),
+        server_unmatched=others,
         spans_made=_total(record.processes, "worker", "written"),
         spans_arrived=_total(record.processes, "worker", "forwarded"),
         spans_dropped=dropped,

@@ -111,9 +111,8 @@ def _gap_of_requests(route: RouteSummary) -> str:
 def _about_tail(routes: Sequence[RouteSummary]) -> Headline:
     slowest = max((route for route in routes if route.response), key=_tail_ns, default=None)
     if slowest is None or slowest.response is None:
-        return Headline(
-            "tail", None, None, "Not one request succeeded after the warm-up: see the failures below."
-        )
+        # Failures have a sentence of their own, so there was nothing to fail either.
+        return Headline("tail", None, None, "The run ended within its warm-up: let it last longer.")
     name, response = _tail(slowest.response)
     text = f"{_named(slowest)} is the slowest: {name} {spoken(response)} (n = {slowest.response.n:,}); "
     return Headline("tail", slowest.route, slowest.stage, text + _explained(slowest))

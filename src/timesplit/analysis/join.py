@@ -26,14 +26,19 @@ KILL_SLACK_NS: Final = 500_000_000
 _UNANSWERED: Final = ("refused", "reset", "timeout", "unfinished")
 
 
-def join_requests(tables: RunTables, record: RunRecord) -> None:
+def join_requests(tables: RunTables, record: RunRecord) -> dict[str, int]:
     """Write the table `requests/` of a run, in place of one that is there.
+
+    Returns:
+        The server's rows that have no place in it, counted by reason.
 
     Raises:
         RunFolderError: there is no client row to join.
     """
-    seconds = tables.add("seconds", tables.fetch(second_records(tables, record)))
-    attempts = matched_attempts(tables, record, seconds)
+    client, shifts = tables.table(CLIENT), tables.add("shifts", record.shifts)
+    records = tables.define("records", server_records(tables.table(SERVER), shifts))
+    seconds = tables.add("seconds", tables.fetch(second_records(records)))
+    attempts = tables.define("attempts", matched_attempts(client, records, seconds, shifts))
     names = tables.fetch(routes_of_names(attempts))
     if names.num_rows == 0:
         raise RunFolderError(
@@ -45,15 +50,20 @@ def join_requests(tables: RunTables, record: RunRecord) -> None:
     writer = TableWriter(tables.run.path, REQUESTS, "report")
     for piece in tables.stream(rows):
         writer.write(piece)
+    others = tables.fetch(unmatched_records(client, records, seconds))
+    return dict(zip(*(others[name].to_pylist() for name in ("reason", "rows")), strict=True))
 
 
-def server_records(tables: RunTables, record: RunRecord) -> ibis.Table:
+def server_records(server: ibis.Table, shifts: ibis.Table) -> ibis.Table:
     """Return the server's rows with the attempt that each names, and its times on the run's clock.
 
     Columns added: `attempt`, `started_at`, `ended_at`.
+
+    Args:
+        server: the table.
+        shifts: what brings each process's stamps to the run's clock.
     """
-    shifts = tables.add("shifts", record.shifts)
-    server = tables.table(SERVER).left_join(shifts, "instance", rname="{name}_of_clock")
+    server = server.left_join(shifts, "instance", rname="{name}_of_clock")
     return server.mutate(
         attempt=ibis.coalesce(_.client_span_id, _.parent_span_id),
         started_at=_.started + _.shift.fill_null(0),
@@ -61,13 +71,13 @@ def server_records(tables: RunTables, record: RunRecord) -> ibis.Table:
     ).drop("instance_of_clock", "shift")
 
 
-def second_records(tables: RunTables, record: RunRecord) -> ibis.Table:
+def second_records(records: ibis.Table) -> ibis.Table:
     """Return the server's rows of attempts that have another one with a better claim.
 
     Columns: `trace_id`, `span_id`, `attempt`, and `reason`: `inner` for a call made on behalf of the other one,
     else `retried`.
     """
-    records = server_records(tables, record).mutate(is_direct=_.parent_span_id == _.attempt)
+    records = records.mutate(is_direct=_.parent_span_id == _.attempt)
     # The few attempts with several records are found first: ranking all rows would sort them all.
     several = records.group_by("trace_id", "attempt").having(_.count() > 1).aggregate(rows=_.count())
     records = records.semi_join(several, ["trace_id", "attempt"])
@@ -87,27 +97,28 @@ def second_records(tables: RunTables, record: RunRecord) -> ibis.Table:
     return ranked.filter(_.rank > 0).select("trace_id", "span_id", "attempt", reason=reason)
 
 
-def matched_attempts(tables: RunTables, record: RunRecord, seconds: ibis.Table) -> ibis.Table:
+def matched_attempts(
+    client: ibis.Table, records: ibis.Table, seconds: ibis.Table, shifts: ibis.Table
+) -> ibis.Table:
     """Return every attempt, with its server record where there is one and NULL where there is none.
 
     Columns of the server that the client has too begin with `server_`; `client_shift` turns the generator's
     clock into the run's.
 
     Args:
-        tables: of the run.
-        record: what the run says of itself.
+        client: the table.
+        records: as `server_records` gives them.
         seconds: as `second_records` gives them.
+        shifts: what brings each process's stamps to the run's clock.
     """
-    records = server_records(tables, record).anti_join(seconds, ["trace_id", "span_id"])
+    records = records.anti_join(seconds, ["trace_id", "span_id"])
     records = records.rename(server_span_id="span_id", server_status="status", server_method="method")
-    records = records.drop("client_span_id", "parent_span_id").mutate(matched=True)
+    records = records.drop("client_span_id", "parent_span_id", "started_at", "ended_at").mutate(matched=True)
     keys = [("trace_id", "trace_id"), ("span_id", "attempt")]
-    both = tables.table(CLIENT).left_join(records, keys, rname="{name}_again")
-    shifts = tables.add("shifts", record.shifts).rename(generator="instance", client_shift="shift")
+    both = client.left_join(records, keys, rname="{name}_again")
+    shifts = shifts.rename(generator="instance", client_shift="shift")
     both = both.left_join(shifts, "generator", rname="{name}_of_clock")
-    return both.mutate(
-        matched=_.matched.fill_null(False), intended_at=_.intended + _.client_shift.fill_null(0)
-    )
+    return both.mutate(matched=_.matched.fill_null(False), client_shift=_.client_shift.fill_null(0))
 
 
 def routes_of_names(attempts: ibis.Table) -> ibis.Table:
@@ -144,7 +155,11 @@ def requests(attempts: ibis.Table, names: ibis.Table, record: RunRecord, *, trac
         traced: whether a missing record is lost even of a name that has none at all.
     """
     rows = attempts.inner_join(names, "name", rname="{name}_again")
-    warm = rows.intended_at >= record.warm_from if record.facts.warmup_ns else ibis.literal(True)
+    warm = (
+        rows.intended + rows.client_shift >= record.warm_from
+        if record.facts.warmup_ns
+        else ibis.literal(True)
+    )
     rows = rows.mutate(
         route=_.is_kept.ifelse(ibis.coalesce(_server_route(rows), _.usual_route), OTHER),
         warm=warm,
@@ -163,14 +178,19 @@ def requests(attempts: ibis.Table, names: ibis.Table, record: RunRecord, *, trac
     return rows.select(*REQUESTS.column_names())
 
 
-def unmatched_records(tables: RunTables, record: RunRecord) -> ibis.Table:
+def unmatched_records(client: ibis.Table, records: ibis.Table, seconds: ibis.Table) -> ibis.Table:
     """Return the server's rows that `requests/` has no place for, counted by reason.
 
     Columns: `reason`, `rows`.
+
+    Args:
+        client: the table.
+        records: as `server_records` gives them.
+        seconds: as `second_records` gives them.
     """
-    attempts = tables.table(CLIENT).select("trace_id", attempt="span_id")
-    seconds = second_records(tables, record).semi_join(attempts, ["trace_id", "attempt"])
-    unknown = server_records(tables, record).anti_join(attempts, ["trace_id", "attempt"])
+    attempts = client.select("trace_id", attempt="span_id")
+    seconds = seconds.semi_join(attempts, ["trace_id", "attempt"])
+    unknown = records.anti_join(attempts, ["trace_id", "attempt"])
     traces = attempts.select("trace_id").distinct().mutate(ours=True)
     unknown = unknown.left_join(traces, "trace_id", rname="{name}_again")
     # Without a mark of ours, it is a call that a service made on behalf of one of our requests.
@@ -192,14 +212,14 @@ def _server_route(rows: ibis.Table) -> ibis.Value:
 
 
 def _reason(rows: ibis.Table, kills: tuple[int, ...], *, traced: bool) -> ibis.Value:
-    sent = rows.sent + rows.client_shift.fill_null(0)
+    sent = rows.sent + rows.client_shift
     killed = ibis.or_(*(sent.between(at - KILL_REACH_NS, at + KILL_SLACK_NS) for at in kills))
     return ibis.cases(
         (rows.matched, ibis.null("string")),
         ((rows.error == "reset") & killed, "killed"),
         (rows.error.isin(_UNANSWERED), rows.error),
+        (rows.status.isnull() & rows.error.notnull(), "other"),
         (rows.done.isnull(), "unfinished"),
-        (rows.status.isnull(), "other"),
         (rows.is_traced | traced, "lost"),
         else_="untraced",
     )

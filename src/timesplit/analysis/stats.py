@@ -21,7 +21,7 @@ from timesplit.analysis.summary import Distribution, Figure, Interval, Unit
 
 Nanoseconds = npt.NDArray[np.int64]
 
-# Below these no distribution-free 95 % interval exists even for independent requests: p^n + (1-p)^n > 0.05.
+# Below these all values lie below the quantile with more than 2.5 %, the upper side of a 95 % interval: p^n > 0.025.
 ENOUGH_SAMPLES: Final = {0.5: 6, 0.95: 72, 0.99: 368}
 CONFIDENCE: Final = 0.95
 BLOCK_COUNTS: Final = (30, 25, 20)  # tried in turn: fewer blocks are longer ones

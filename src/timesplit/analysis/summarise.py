@@ -38,9 +38,9 @@ def summarise(path: Path) -> Summary:
 
 def _summarise(tables: RunTables) -> Summary:
     record = read_record(tables)
-    join_requests(tables, record)
+    others = join_requests(tables, record)
     routes, jobs = summarise_routes(tables, record), summarise_jobs(tables)
-    completeness = check_completeness(tables, record)
+    completeness = check_completeness(tables, record, others)
     return Summary(
         summary_version=SUMMARY_VERSION,
         timesplit=version("timesplit"),

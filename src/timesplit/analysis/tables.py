@@ -79,6 +79,11 @@ class RunTables:
         self._ibis.con.register(name, rows)
         return ibis.table(ibis.Schema.from_pyarrow(rows.schema), name=name)
 
+    def define(self, name: str, expression: ibis.Table) -> ibis.Table:
+        """Make an expression known under a name, and return it: what is built on it is translated without it."""
+        self._ibis.con.execute(f'CREATE OR REPLACE VIEW "{name}" AS {self._ibis.compile(expression)}')
+        return ibis.table(expression.schema(), name=name)
+
     def fetch(self, expression: ibis.Table) -> pa.Table:
         """Run an expression and return its rows."""
         rows: pa.Table = self._ibis.con.sql(self._ibis.compile(expression)).to_arrow_table()

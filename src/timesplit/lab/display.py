@@ -64,13 +64,15 @@ class Display(AbstractContextManager["Display"]):
         self._last_stage = ""
 
     def say(self, step: str) -> None:
-        """Show what the lab does now."""
+        """Show what the lab does now; the line that told the progress goes."""
+        self._live.stop()
         self._console.print(f"{step} …", style="dim")
 
     def progress(self, progress: Progress, duration: float | None) -> None:
         """Show how the run goes."""
         text = progress.text(duration)
         if self._console.is_terminal:
+            self._live.start()
             self._live.update(Text(text), refresh=True)
         elif progress.stage != self._last_stage or time.monotonic() - self._last_plain >= PLAIN_SECONDS:
             self._console.print(text)
@@ -78,7 +80,6 @@ class Display(AbstractContextManager["Display"]):
             self._last_stage = progress.stage
 
     def __enter__(self) -> Self:
-        self._live.start()
         return self
 
     def __exit__(

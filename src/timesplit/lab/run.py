@@ -17,9 +17,13 @@ from timesplit.lab.processes import Processes
 from timesplit.lab.scenario import Scenario
 from timesplit.lab.stack import ServiceSettings, Stack, require_demo_service
 from timesplit.runfolder import RunFolder, runs_root
+from timesplit.schema import SERVER
 
 STATE = Path(".lab")
 APPLICATION = "service.app:create_app"
+# A forwarder that the lab did not start writes the last spans so long after the load: a worker exports once a
+# second, the forwarder holds requests for 1.5 s and writes every 2 s.
+SETTLE_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 _IN_PROCESS_SECONDS = 120.0
 _SECRET_NAME = re.compile("KEY|TOKEN(?!S)|SECRET|PASSWORD", re.IGNORECASE)  # THREAD_TOKENS is a number
@@ -67,7 +71,11 @@ class ScenarioRun:
             raise UsageError(f"{self._scenario.name} breaks parts of the demo service; run it without --host")
         # Not the demo service's own state folder: it may be the one that runs there.
         with Processes(STATE / "generator") as processes:
-            return self._drive(processes, host, {}, None)
+            folder = self._drive(processes, host, {}, None)
+        if (folder / SERVER.name).is_dir():
+            self._display.say("waiting for the last spans of the service")
+            time.sleep(SETTLE_SECONDS)
+        return folder
 
     def _drive_demo(self) -> Path:
         require_demo_service()

@@ -1,0 +1,232 @@
+"""This process as a generator of load: when a run begins and ends, and who else takes part in it.
+
+Locust's `test_start` begins a run, each with a key of its own. With several processes the master makes the
+key and the folder, and tells the workers before it tells them to spawn users: they record, it adds up.
+"""
+
+import logging
+import os
+import secrets
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import gevent
+from locust import events
+from locust.env import Environment
+from locust.runners import MasterRunner, Runner, WorkerRunner
+
+from timesplit.clocks import read_anchor
+from timesplit.errors import TimesplitError, UsageError
+from timesplit.loadgen.choice import leave_out_by_name
+from timesplit.loadgen.meta import host_row, run_meta, scenario_name
+from timesplit.loadgen.progress import ProgressFile, Tally
+from timesplit.loadgen.recorder import Recorder
+from timesplit.loadgen.spans import SpanSender
+from timesplit.runfolder import RunFolder, runs_root
+from timesplit.schema import HOSTS
+from timesplit.tracecontext import new_run_key
+
+_log = logging.getLogger(__name__)
+_RUN, _TALLY, _FINISHED = "timesplit-run", "timesplit-tally", "timesplit-finished"  # Locust's messages
+_REPORT_S: Final = 1.0
+
+
+class Generator:
+    """The runs of a Locust environment, as seen by one of its processes.
+
+    Attributes:
+        recorder: keeps the records of the present run; None between runs, and in a master.
+        tally: what this process has seen of the present run, or of the last one.
+    """
+
+    def __init__(self, environment: Environment, runner: Runner) -> None:
+        self.recorder: Recorder | None = None
+        self.tally = Tally()
+        self._spans: SpanSender | None = None
+        self._environment, self._runner = environment, runner
+        environment.events.test_start.add_listener(self._on_start)
+        environment.events.test_stop.add_listener(self._on_stop)
+        environment.events.quit.add_listener(
+            self._on_stop
+        )  # a run that broke off before it counted as running
+
+    @staticmethod
+    def of(environment: Environment) -> "Generator | None":
+        """Return the generator of an environment; None if Locust never fired its `init` event."""
+        return _generators.get(environment)
+
+    def begin(self) -> None:
+        """Begin a run."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """End the run, if one is going on."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Stop the load everywhere: the scenario has done all that it meant to do."""
+        raise NotImplementedError
+
+    def _record(self, run: Path, told: dict[str, Any]) -> None:
+        """Begin to record.
+
+        Args:
+            run: the run's folder.
+            told: what every process must know of the run; see `Leader`.
+        """
+        key, instance, now = bytes.fromhex(told["key"]), secrets.token_hex(8), read_anchor()
+        warm_from = now.monotonic + round(told["warmup_s"] * 1e9)
+        self._spans = SpanSender.from_environment(key, instance, now, self._environment.host)
+        self.recorder = Recorder(run, key, instance, warm_from, self._spans)
+        self.recorder.enter(told["stage"])
+        self.recorder.add(HOSTS, host_row(instance, None, None))
+        self.tally = self.recorder.tally
+
+    def _end_record(self) -> None:
+        recorder, self.recorder = self.recorder, None
+        if recorder is None:
+            return
+        recorder.settle_open()
+        recorder.flush()
+        counts = {}
+        if self._spans is not None:
+            self._spans.close()
+            counts = {"spans_sent": self._spans.sent, "spans_dropped": self._spans.dropped}
+        recorder.add(HOSTS, host_row(recorder.instance, self.tally.begun, recorder.written, **counts))
+        recorder.close()
+
+    def _on_start(self, **_: Any) -> None:
+        try:
+            self.begin()
+        except (OSError, TimesplitError) as error:
+            # Locust would go on without us, and load without records is of no use to anybody.
+            _log.error("timesplit: %s", error)
+            self._environment.process_exit_code = 2
+            gevent.spawn(self._runner.quit)
+
+    def _on_stop(self, **_: Any) -> None:
+        self.end()
+
+
+class Leader(Generator):
+    """The process that makes the run: the only one, which also records, or the master of workers."""
+
+    def __init__(self, environment: Environment, runner: Runner) -> None:
+        super().__init__(environment, runner)
+        self._is_master = isinstance(runner, MasterRunner)
+        self._folder: RunFolder | None = None
+        self._told: dict[str, Any] = {}
+        self._tallies: dict[str, dict[str, Any]] = {}
+        self._progress: ProgressFile | None = None
+        runner.register_message(_TALLY, self._on_tally)
+        runner.register_message(_FINISHED, lambda **_: self.finish())
+        environment.events.worker_connect.add_listener(self._on_worker)
+
+    def begin(self) -> None:
+        """Make key and folder, tell the workers, record if there are none."""
+        key, meta = new_run_key(), run_meta(self._environment, read_anchor())
+        self._folder = RunFolder.create(runs_root(), scenario_name(self._environment), key)
+        self._folder.write_meta({"key": key.hex()} | meta)
+        _log.info("timesplit: run folder %s", self._folder.path)
+        told = {"key": key.hex(), "folder": self._folder.path.name, "stage": meta["stages"][0]}
+        self._told, self._tallies = told | {"warmup_s": meta["warmup_s"]}, {}
+        if self._is_master:
+            self._runner.send_message(_RUN, self._told)
+        else:
+            self._record(self._folder.path, self._told)
+        if path := os.environ.get("TIMESPLIT_PROGRESS"):
+            self._progress = ProgressFile(Path(path), self._folder.path, self._total)
+
+    def end(self) -> None:
+        """Write the rest, and say in `run.json` that the run came to its end.
+
+        A master is told by Locust twice, before its workers end and after.
+        """
+        self._end_record()
+        if self._progress is not None:
+            self._progress.close()
+        if self._folder is not None:
+            users = self._runner.target_user_count
+            self._folder.write_meta(self._folder.meta() | {"ended": asdict(read_anchor()), "users": users})
+        self._folder = None
+
+    def finish(self) -> None:
+        """Stop the load; without a web page to go back to, Locust as well."""
+        options = self._environment.parsed_options
+        stop = self._runner.quit if options is None or options.headless else self._runner.stop
+        gevent.spawn(stop)  # not from here: the user who calls this is one of those that it kills
+
+    def _total(self) -> Tally:
+        return Tally.sum_of(self._tallies.values()) if self._is_master else self.tally
+
+    def _on_tally(self, msg: Any, **_: Any) -> None:
+        if msg.data["key"] == self._told.get("key"):
+            self._tallies[msg.node_id] = msg.data
+
+    def _on_worker(self, client_id: str, **_: Any) -> None:
+        if self._folder is not None:
+            self._runner.send_message(_RUN, self._told, client_id=client_id)
+
+
+class Worker(Generator):
+    """A process that records what its master has begun."""
+
+    def __init__(self, environment: Environment, runner: Runner) -> None:
+        super().__init__(environment, runner)
+        self._told: dict[str, Any] = {}
+        self._reporter: gevent.Greenlet | None = None
+        runner.register_message(_RUN, self._on_run)
+
+    def begin(self) -> None:
+        """Record into the run's folder; on another host than the master's it is made here.
+
+        Raises:
+            UsageError: the master said nothing of a run.
+        """
+        if not self._told:
+            raise UsageError("the master does not record: start it with the same locustfile")
+        run = runs_root() / self._told["folder"]
+        run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._record(run, self._told)
+        self._reporter = gevent.spawn(self._report)
+
+    def end(self) -> None:
+        """Write the rest, and tell the master the last figures."""
+        if self._reporter is not None:
+            self._end_record()
+            self._reporter.kill()
+            self._reporter = None
+            self._tell()
+
+    def finish(self) -> None:
+        """Ask the master to stop the load."""
+        self._runner.send_message(_FINISHED)
+
+    def _on_run(self, msg: Any, **_: Any) -> None:
+        self._told = msg.data
+
+    def _report(self) -> None:
+        while True:
+            gevent.sleep(_REPORT_S)
+            self._tell()
+
+    def _tell(self) -> None:
+        self._runner.send_message(_TALLY, {"key": self._told["key"]} | self.tally.message())
+
+
+_generators: WeakKeyDictionary[Environment, Generator] = WeakKeyDictionary()
+
+
+def _take_part(environment: Environment, runner: Runner, web_ui: Any = None, **_: Any) -> None:
+    if isinstance(runner, WorkerRunner):
+        _generators[environment] = Worker(environment, runner)
+    else:
+        _generators[environment] = Leader(environment, runner)
+        leave_out_by_name(environment, web_ui)
+    # Locust sets its timer for the run time by the loop's clock, which last looked up before all the imports.
+    gevent.get_hub().loop.update_now()
+
+
+events.init.add_listener(_take_part)
