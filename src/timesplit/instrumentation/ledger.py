@@ -66,57 +66,53 @@ class Strand:
 
     Attributes:
         creator: the strand in whose step it was made; None for the request's own.
+        root: the request's own strand; None for that itself.
         born: when its task was made: from here it was ready.
         began: start of its first step.
         ended: end of its last step; 0 while it is open.
+        busy: time in its steps.
         awaited: whether somebody waited for its end; what nobody waits for is not the request's time.
         part, label: what its next suspension would be a wait for; hooks set them around an await. A child begins
             with its maker's: a task made inside a hooked call works for that call.
         source: the connection that it waits for, where a hook knows it: the kernel can tell when the reply came.
         freed: while it hands over what it held (a thread's token): since when nobody used that.
         request: what it works for; its children share it.
+        children: all tasks that were started for the request, by whichever strand; one list for all of them.
         due: when a timer that it has set since its last step is due, with the timer's handle.
     """
 
-    __slots__ = (
-        "awaited",
-        "began",
-        "born",
-        "creator",
-        "due",
-        "ended",
-        "freed",
-        "label",
-        "part",
-        "ready",
-        "request",
-        "source",
-        "strands",
-        "suspended",
-        "waits",
-        "waker",
-    )
+    # On the class: most of a request's strands never need most of these, and setting them all costs.
+    creator: "Strand | None" = None
+    root: "Strand | None" = None
+    request: object = None
+    began = ended = suspended = ready = freed = busy = 0
+    awaited = True
+    part = OTHER_WAIT
+    label = ""
+    source: object = None
+    due: tuple[int, Timer] | None = None
+    waker: "Strand | None" = None
 
     def __init__(self, born: int, creator: "Strand | None" = None, request: object = None) -> None:
-        self.creator = creator
         self.born = born
-        self.began = self.ended = self.suspended = self.ready = self.freed = 0
-        self.awaited = creator is None
-        self.source: object = None
-        self.due: tuple[int, Timer] | None = None
-        self.waker: Strand | None = None
         self.waits: list[Wait] = []
         if creator is None:
-            self.request: object = request
-            self.part = OTHER_WAIT
-            self.label = ""
-            self.strands: list[Strand] = [self]
+            self.request = request
+            self.children: list[Strand] = []
         else:
+            self.creator = creator
+            self.root = creator.root or creator
+            self.awaited = False
             self.request = creator.request
             self.part = creator.part
             self.label = creator.label
-            self.strands = creator.strands
-            self.strands.append(self)
+            self.children = creator.children
+            self.children.append(self)
+
+    @property
+    def strands(self) -> "list[Strand]":
+        """All of the request's strands, its own first."""
+        return [self.root or self, *self.children]
 
     def step(self, now: int) -> None:
         """A step starts."""
@@ -144,12 +140,19 @@ class Strand:
                 if due < now and not timer.cancelled():
                     now = due
             self.ready = max(now, self.suspended)
-            if waker is not None and waker.strands is self.strands:
+            if waker is not None and waker.children is self.children:
                 self.waker = waker
 
     def end(self, now: int) -> None:
         """Its last step ended."""
         self.ended = now
+
+    def note(self, part: int, since: int) -> None:
+        """One of the request's strands does something else since then. Told to the request's own strand."""
+
+    def over(self, now: int, error: BaseException | None) -> None:
+        """Its coroutine returned, or raised `error`."""
+        self.end(now)
 
     def all_waits(self, until: int) -> list[Wait]:
         """Return its waits, with the one that is open, if one is, as if its next step began at `until`."""
@@ -165,20 +168,15 @@ class Run(Strand):
     It is not among the request's strands: it counts where a strand waited for it, as that strand's waker.
     """
 
-    __slots__ = ()
-
     def __init__(self, born: int, creator: Strand, part: int = OFFLOAD_WAIT, label: str = "") -> None:
         self.creator = creator.creator if creator.__class__ is Run else creator
+        self.root = creator.root or creator
         self.request = creator.request
-        self.strands = creator.strands
+        self.children = creator.children
         self.born = self.suspended = born
-        self.began = self.ended = self.ready = self.freed = 0
         self.awaited = False
         self.part = part
         self.label = label
-        self.source = None
-        self.due = None
-        self.waker = None
         self.waits = []
 
     def change(self, now: int, part: int, label: str) -> None:
@@ -217,7 +215,7 @@ def split(last: Strand, start: int, end: int) -> list[Segment]:
     """
     if end <= start:
         return []
-    if len(last.strands) == 1:
+    if not last.children:
         return _joined(_alone(last, start, end))
     return _joined(_overlaid(last, start, end))
 

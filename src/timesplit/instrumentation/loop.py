@@ -3,86 +3,52 @@
 A strand's coroutine is driven by `drive`, which stamps each step. When what a suspended task waits for has come,
 the loop is asked to call the task soon: `call_soon`, replaced on the loop instance, stamps that. Both are all that
 a loop without a hook of its own (uvloop) lets us see, and all that is needed.
+
+Whatever fails here is counted, and the task goes on as without us.
 """
 
 import asyncio
 import threading
 import time
-from asyncio import AbstractEventLoop, Future, Handle, Task, TimerHandle
-from collections.abc import Callable, Coroutine, Generator
+from asyncio import AbstractEventLoop, Future, Handle, Task, TimerHandle, iscoroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import suppress
 from types import BuiltinFunctionType, coroutine
 from typing import Any
 
-from timesplit.instrumentation.ledger import Run, Strand
+from timesplit.instrumentation.awaited import name_of_wait
+from timesplit.instrumentation.ledger import LOOP, OTHER_WAIT, ROUTE, Run, Strand
 from timesplit.instrumentation.readiness import came
 
 clock = time.monotonic_ns
+cpu_clock = time.thread_time_ns  # a system call: read again only when the last reading is LONG_STEP old
 LONG_STEP = 1_000_000  # ns; steps from this length on are recorded one by one
+
+# id of a code object → kept alive: coroutines in which servers run a request, which is driven inside them.
+SERVING: dict[int, object] = {}
 
 
 class Here(threading.local):
     """What this thread runs just now.
 
     Attributes:
-        strand: on a loop's thread, the strand in whose step we are.
+        loop: the hooks of the loop that this thread runs.
         run: in a worker thread, the request's call that it makes.
         over: in a worker thread, that call, from its end until the loop is told.
-        long_step: told of steps of LONG_STEP and more: (strand, start, end).
-        busy_from, busy_to: on a loop's thread, the last stretch of such steps with little between them.
     """
 
-    strand: Strand | None = None
+    loop: "LoopHooks | None" = None
     run: Run | None = None
     over: Run | None = None
-    long_step: Callable[[Strand, int, int], None] | None = None
-    busy_from = busy_to = 0
+
+    @property
+    def strand(self) -> Strand | None:
+        """On a loop's thread, the strand in whose step we are."""
+        loop = self.loop
+        return None if loop is None else loop.strand
 
 
 here = Here()
-
-
-@coroutine
-def drive(strand: Strand, coro: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    """Run a coroutine to its end, telling its strand of each step; everything else passes through unchanged."""
-    value: Any = None
-    error: BaseException | None = None
-    while True:
-        start = clock()
-        strand.step(start)
-        outer, here.strand = here.strand, strand
-        try:
-            awaited = coro.send(value) if error is None else coro.throw(error)
-        except BaseException as end:
-            _ended(strand, outer, start)
-            if isinstance(end, StopIteration):
-                return end.value
-            raise
-        error = None  # keeps no traceback alive while suspended
-        now = clock()
-        here.strand = outer
-        strand.suspend(now)
-        if now - start >= LONG_STEP:
-            _long(strand, start, now)
-        try:
-            value = yield awaited
-        except BaseException as thrown:  # cancellation and close() go to the coroutine, as without us
-            error = thrown
-
-
-def _ended(strand: Strand, outer: Strand | None, start: int) -> None:
-    now = clock()
-    here.strand = outer
-    strand.end(now)
-    if now - start >= LONG_STEP:
-        _long(strand, start, now)
-
-
-def _long(strand: Strand, start: int, end: int) -> None:
-    if start - here.busy_to > LONG_STEP:
-        here.busy_from = start
-    here.busy_to = end
-    if here.long_step is not None:
-        here.long_step(strand, start, end)
 
 
 def current_request() -> Any:
@@ -95,10 +61,49 @@ _STRAND = "_timesplit_strand"  # attribute of a task: the strand that it drives
 _READY = "_timesplit_ready"  # attribute of a future: when a thread asked for it to be set, or the call that it made
 
 
-class LoopHooks:
-    """The hooks of one event loop, set on the instance: uvloop's class cannot be changed."""
+_NEVER = 1e9  # s
 
-    def __init__(self, loop: AbstractEventLoop) -> None:
+
+class Told:
+    """What hears of a loop's steps; this one does nothing with it."""
+
+    def long_step(self, work: Strand | None, start: int, end: int, cpu: int) -> None:
+        """A step of LONG_STEP or more ended.
+
+        Args:
+            work: the strand whose step it was, None for a task that works for no request.
+            start: of the step.
+            end: of the step.
+            cpu: CPU time of the thread in it.
+        """
+
+    def wake(self) -> None:
+        """A step begins, after a while without any."""
+
+    def failed(self) -> None:
+        """Something of ours failed."""
+
+
+class LoopHooks:
+    """The hooks of one event loop, set on the instance: uvloop's class cannot be changed.
+
+    Attributes:
+        told: what hears of its steps.
+        strand: the strand in whose step the loop is.
+        since: start of the step in which the loop is; 0 in none.
+        ended: end of the last step.
+        asleep: nobody watches the steps: `told.wake` is to be called at the next one.
+        poll, before: when the loop last asked for what has come, and when the time before, as far as is seen.
+        busy_from, busy_to: the last stretch of long steps with little between them.
+    """
+
+    def __init__(self, loop: AbstractEventLoop, told: Told | None = None) -> None:
+        self.told = told or Told()
+        self.strand: Strand | None = None
+        self.since = self.ended = self.poll = self.before = 0
+        self.busy_from = self.busy_to = 0
+        self.asleep = True
+        self._cpu = self._cpu_at = 0
         self._loop = loop
         self._finishing: Strand | None = None
         self._factory = loop.get_task_factory()
@@ -113,6 +118,7 @@ class LoopHooks:
         for name in self._names:
             setattr(self._loop, name, getattr(self, name))
         self._loop.set_task_factory(self.make_task)
+        here.loop = self
 
     def disarm(self) -> None:
         """Take the hooks back, but for those that somebody else has replaced since."""
@@ -121,25 +127,139 @@ class LoopHooks:
                 delattr(self._loop, name)
         if self._loop.get_task_factory() == self.make_task:
             self._loop.set_task_factory(self._factory)
+        if here.loop is self:
+            here.loop = None
+
+    @coroutine
+    def drive(self, strand: Strand, coro: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        """Run a coroutine to its end, telling its strand of each step; everything else passes through unchanged."""
+        value: Any = None
+        error: BaseException | None = None
+        root = strand.root or strand
+        known = strand is not root  # a child's task was told when it was made
+        strand.began = start = clock()
+        while True:
+            outer, since = self.strand, self.since
+            self.strand = strand
+            self.since = start
+            if start - self._cpu_at >= LONG_STEP:
+                self._read_cpu(start)
+            if self.asleep:
+                self.told.wake()
+            try:
+                awaited = coro.send(value) if error is None else coro.throw(error)
+            except BaseException as end:
+                self.strand, self.since = outer, since
+                self._over(strand, start, end)
+                if isinstance(end, StopIteration):
+                    return end.value
+                raise
+            error = None  # keeps no traceback alive while suspended
+            self.strand, self.since = outer, since
+            strand.suspended = self.ended = now = clock()
+            if not known:
+                known = True
+                drives(strand)
+            root.note(strand.part, now)
+            strand.busy += now - start
+            if now - start >= LONG_STEP:
+                self._long(strand, start, now)
+            try:
+                value = yield awaited
+            except BaseException as thrown:  # cancellation and close() go to the coroutine, as without us
+                error = thrown
+            start = clock()
+            root.note(ROUTE, start)
+            if start - now >= LONG_STEP and strand.part == OTHER_WAIT and not strand.label:
+                strand.label = name_of_wait(coro)  # never raises
+                strand.step(start)
+                strand.label = ""
+            else:
+                strand.step(start)
+
+    @coroutine
+    def drive_other(self, coro: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        """Run the coroutine of a task that works for no request: only its long steps are of interest."""
+        value: Any = None
+        error: BaseException | None = None
+        while True:
+            start = clock()
+            outer, since = self.strand, self.since
+            self.strand = None
+            self.since = start
+            if start - self._cpu_at >= LONG_STEP:
+                self._read_cpu(start)
+            if self.asleep:
+                self.told.wake()
+            try:
+                awaited = coro.send(value) if error is None else coro.throw(error)
+            except BaseException as end:
+                self.strand, self.since = outer, since
+                self.ended = now = clock()
+                if now - start >= LONG_STEP:
+                    self._long(None, start, now)
+                if isinstance(end, StopIteration):
+                    return end.value
+                raise
+            error = None
+            self.strand, self.since = outer, since
+            self.ended = now = clock()
+            if now - start >= LONG_STEP:
+                self._long(None, start, now)
+            try:
+                value = yield awaited
+            except BaseException as thrown:
+                error = thrown
+
+    def _read_cpu(self, now: int) -> None:
+        self._cpu = cpu_clock()
+        self._cpu_at = now
+
+    def _over(self, strand: Strand, start: int, error: BaseException) -> None:
+        self.ended = now = clock()
+        strand.busy += now - start
+        if now - start >= LONG_STEP:
+            self._long(strand, start, now)
+        try:
+            strand.over(now, None if isinstance(error, StopIteration) else error)
+        except Exception:
+            self.told.failed()
+
+    def _long(self, strand: Strand | None, start: int, end: int) -> None:
+        try:
+            if start - self.busy_to > LONG_STEP:
+                self.busy_from = start
+            self.busy_to = end
+            cpu, before, at = cpu_clock(), self._cpu, self._cpu_at
+            self._cpu, self._cpu_at = cpu, end
+            # The reading is at most LONG_STEP older than the step; how much of that ran is not known: half.
+            used = min(max(cpu - before - (start - at) // 2, 0), end - start)
+            self.told.long_step(strand, start, end, used)
+        except Exception:
+            self.told.failed()
 
     def call_soon(self, callback: Callable[..., object], *args: Any, context: Any = None) -> Handle:
         """Stamp the task that becomes ready, then do what the loop does."""
-        task = getattr(callback, "__self__", None)
-        if task.__class__ is Task:
-            strand = getattr(task, _STRAND, None)
-            if strand is not None:
-                self._wake(strand, args)
-        elif args:
-            ended = _ended_by(args[0])
-            # `background_tasks.discard` and the like: nobody waits for that task.
-            if ended is not None and callback.__class__ is not BuiltinFunctionType:
-                ended.awaited = True
-                return self._call_soon(self._finish, ended, callback, *args, context=context)
+        try:
+            task = getattr(callback, "__self__", None)
+            if task.__class__ is Task:
+                strand = getattr(task, _STRAND, None)
+                if strand is not None:
+                    self._wake(strand, args)
+            elif args:
+                ended = _ended_by(args[0])
+                # `background_tasks.discard` and the like: nobody waits for that task.
+                if ended is not None and callback.__class__ is not BuiltinFunctionType:
+                    ended.awaited = True
+                    args = (ended, callback, *args)
+                    callback = self._finish
+        except Exception:
+            self.told.failed()
         return self._call_soon(callback, *args, context=context)
 
     def _wake(self, strand: Strand, args: tuple[Any, ...]) -> None:
         now = clock()
-        waker = here.strand or self._finishing
+        waker = self.strand or self._finishing
         if args:
             ended = _ended_by(args[0])
             if ended is not None:
@@ -149,12 +269,13 @@ class LoopHooks:
                 now = getattr(args[0], _READY, now)
         if waker is None:
             if strand.source is not None:
-                now = came(strand, now, here.busy_from, here.busy_to)
+                now = came(strand, now, self.busy_from, self.busy_to)
         elif waker.__class__ is Run:
             now = waker.ended or now
         elif waker.freed:
             now = waker.freed
         strand.wake(now, waker)
+        (strand.root or strand).note(LOOP, now)
 
     def _finish(self, ended: Strand, callback: Callable[..., object], *args: Any) -> None:
         """Run a callback of what finished, knowing whose it is: gather and task groups wake their waiter here."""
@@ -180,27 +301,53 @@ class LoopHooks:
         self, delay: float, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> TimerHandle:
         """Note when the timer is due: while the loop is busy it cannot fire."""
-        due = clock() + int(delay * 1e9)
+        due = _due(delay)
         return _timed(due, self._call_later(delay, callback, *args, context=context))
 
     def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> TimerHandle:
         """Note when the timer is due, as `call_later` does."""
-        due = clock() + int((when - self._loop.time()) * 1e9)
+        due = _due(when - self._loop.time())
         return _timed(due, self._call_at(when, callback, *args, context=context))
 
     def make_task(self, loop: AbstractEventLoop, coro: Any, **options: Any) -> Any:
         """Make a task; in a request's step, one whose steps are the request's too."""
-        creator = here.strand
         strand = None
-        if creator is not None and creator.request is not None:
-            strand = Strand(clock(), creator)
-            coro = _child(strand, coro)
+        try:
+            creator = self.strand
+            if id(getattr(coro, "cr_code", None)) in SERVING:
+                pass
+            elif creator is not None and creator.request is not None:
+                strand = Strand(clock(), creator)
+                coro = self._wrapped(coro, strand)
+            else:
+                coro = self._wrapped(coro, None)
+        except Exception:
+            self.told.failed()
         task = self._factory(loop, coro, **options) if self._factory else Task(coro, loop=loop, **options)
         if strand is not None:
-            setattr(task, _STRAND, strand)
+            with suppress(AttributeError):  # a task of another factory's making
+                setattr(task, _STRAND, strand)
         return task
+
+    def _wrapped(self, coro: Any, strand: Strand | None) -> Any:
+        if not iscoroutine(coro):  # the task's constructor says what is wrong with it
+            return coro
+
+        async def driven() -> Any:
+            return await (self.drive_other(coro) if strand is None else self.drive(strand, coro))
+
+        driven.__name__ = getattr(coro, "__name__", "driven")
+        driven.__qualname__ = getattr(coro, "__qualname__", "driven")
+        return driven()
+
+
+def drive(strand: Strand, coro: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
+    """Drive a strand on the loop that runs here, which must be armed."""
+    loop = here.loop
+    assert loop is not None
+    return loop.drive(strand, coro)
 
 
 def drives(strand: Strand) -> None:
@@ -221,17 +368,13 @@ def _ended_by(future: object) -> Strand | None:
     return None
 
 
+def _due(delay: float) -> int:
+    """Return when a timer is due; `sleep(math.inf)` is never."""
+    return clock() + int(delay * 1e9) if delay < _NEVER else 0
+
+
 def _timed(due: int, handle: TimerHandle) -> TimerHandle:
     strand = here.strand
-    if strand is not None and (strand.due is None or due < strand.due[0]):
+    if due and strand is not None and (strand.due is None or due < strand.due[0]):
         strand.due = (due, handle)
     return handle
-
-
-def _child(strand: Strand, coro: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
-    async def child() -> Any:
-        return await drive(strand, coro)
-
-    child.__name__ = getattr(coro, "__name__", "child")
-    child.__qualname__ = getattr(coro, "__qualname__", "child")
-    return child()
