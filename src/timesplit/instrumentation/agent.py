@@ -34,6 +34,7 @@ LIBRARIES: dict[str, Arm] = {
     "fastapi.applications": servers.arm_fastapi,
     "fastapi.routing": routes.arm_fastapi,
     "gunicorn.workers.gasgi": servers.arm_gunicorn,
+    "hypercorn.app_wrappers": servers.arm_hypercorn,
     "opentelemetry.sdk.trace": foreign.arm,
     "starlette.applications": servers.arm_starlette,
     "starlette.routing": routes.arm_starlette,
@@ -102,8 +103,8 @@ class Agent:
             self._journal = Journal(journal_folder(), secrets.token_hex(8), self._about())
         return self._journal
 
-    def serve(self, loop: asyncio.AbstractEventLoop | None, server: Any, attribute: str) -> None:
-        """Record what a server is about to serve, on a loop or on the running one. Never fails."""
+    def serve(self, server: Any, attribute: str) -> None:
+        """Record what a server is about to serve: the application that one of its attributes holds. Never fails."""
         if not self.armed:
             return
         try:
@@ -113,12 +114,10 @@ class Agent:
                 servers.take_over(self, server, attribute)
         except Exception as error:
             self.hooks.leave("served application", f"{type(error).__name__}: {error}")
-        if self.ledger:
-            self.enter_loop(loop)
 
     def enter_loop(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Open the journal, and hook a loop, the running one if none is given. Never fails: the service goes on."""
-        if not self.armed:
+        if not self.armed or not self.ledger:
             return
         try:
             loop = loop or asyncio.get_running_loop()

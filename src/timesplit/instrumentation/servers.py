@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from timesplit.instrumentation.agent import Agent
 
 Function = Callable[..., Any]
-SERVERS = ("gunicorn.workers.gasgi", "uvicorn.server")
+SERVERS = ("gunicorn.workers.gasgi", "hypercorn.app_wrappers", "uvicorn.server")
 _LAYERS = 50  # of middleware around an application
 _FALLBACKS = ("starlette Starlette.__call__", "fastapi FastAPI.__call__")
 
@@ -26,7 +26,8 @@ def arm_uvicorn(agent: "Agent") -> None:
 
     def make(startup: Function) -> Function:
         async def started(self: Any, *args: Any, **kwargs: Any) -> Any:
-            agent.serve(None, self.config, "loaded_app")
+            agent.serve(self.config, "loaded_app")
+            agent.enter_loop()
             return await startup(self, *args, **kwargs)
 
         return started
@@ -40,13 +41,28 @@ def arm_gunicorn(agent: "Agent") -> None:
 
     def make(run: Function) -> Function:
         def running(self: Any, *args: Any, **kwargs: Any) -> Any:
-            agent.serve(self.loop, self, "asgi")
+            agent.serve(self, "asgi")
+            agent.enter_loop(self.loop)
             return run(self, *args, **kwargs)
 
         return running
 
     worker: Any = sys.modules["gunicorn.workers.gasgi"].ASGIWorker
     agent.hooks.replace("gunicorn ASGIWorker.run", worker, "run", make)
+
+
+def arm_hypercorn(agent: "Agent") -> None:
+    """Record what hypercorn serves."""
+
+    def make(init: Function) -> Function:
+        def made(self: Any, *args: Any, **kwargs: Any) -> None:
+            init(self, *args, **kwargs)
+            agent.serve(self, "app")  # its loop is not there yet: it is hooked at the lifespan
+
+        return made
+
+    wrapper: Any = sys.modules["hypercorn.app_wrappers"].ASGIWrapper
+    agent.hooks.replace("hypercorn ASGIWrapper", wrapper, "__init__", make)
 
 
 def arm_starlette(agent: "Agent") -> None:

@@ -17,7 +17,13 @@ STARTUP = os.path.dirname(os.path.abspath(__file__))
 PLACE = os.path.abspath(os.path.join(STARTUP, *[os.pardir] * 4))  # what holds the package
 # Only where one of these is imported, requests are served.
 SERVERS = frozenset(
-    ("fastapi.applications", "gunicorn.workers.gasgi", "starlette.applications", "uvicorn.server")
+    (
+        "fastapi.applications",
+        "gunicorn.workers.gasgi",
+        "hypercorn.app_wrappers",
+        "starlette.applications",
+        "uvicorn.server",
+    )
 )
 OPENTELEMETRY = "opentelemetry.instrumentation.auto_instrumentation"
 
