@@ -17,14 +17,19 @@ from pathlib import Path
 from timesplit.instrumentation.layout import (
     AFTER,
     CLOSING,
+    CROWD,
+    CROWD_ROW,
+    CROWD_ROWS,
     DONE,
     FREE,
     HEADER,
     HEADER_BYTES,
     IS_AFTER,
+    IS_CROWD,
     IS_MORE,
     IS_REQUEST,
     IS_STEP,
+    IS_STREAM,
     IS_TEXT,
     MAGIC,
     MORE,
@@ -32,21 +37,23 @@ from timesplit.instrumentation.layout import (
     OPEN,
     OPENING,
     SEGMENT,
-    SEGMENTS_AT,
     SEGMENTS_INLINE,
     SLOT_BYTES,
     SLOTS,
     STEP,
+    STREAM,
     TEXT,
     TEXT_BYTES,
+    Layout,
 )
 
-LOOKED_AT = 64  # slots that a record tries before it is dropped
+LOOKED_AT = 64  # slots that a record tries before it is dropped …
+LOOKED_AT_FULL = 2  # … or, where the record before it was dropped too: nobody reads the journal
 MANY_TEXTS = 4000
 OTHER_TEXT = 1
 NO_SLOT = 0
 
-_BEGUN, _DROPPED, _FAILED, _REFUSED, _FLIGHT, _FLIGHT_NS, _FLIGHT_AT, _BUSY = (
+_BEGUN, _DROPPED, _FAILED, _REFUSED, _FLIGHT, _FLIGHT_NS, _BUSY = (
     HEADER.offset(name) // 8
     for name in (
         "begun",
@@ -55,12 +62,15 @@ _BEGUN, _DROPPED, _FAILED, _REFUSED, _FLIGHT, _FLIGHT_NS, _FLIGHT_AT, _BUSY = (
         "refused",
         "in_flight",
         "in_flight_ns",
-        "in_flight_at",
         "busy_ns",
     )
 )
 _DOING = OPENING.offset("doing") // 8
-_open, _close, _segment = OPENING.pack_into, CLOSING.pack_into, SEGMENT.pack_into
+_open, _segment = OPENING.pack_into, SEGMENT.pack_into
+# By number of segments that follow: all of them are packed at once.
+_closings = [
+    Layout((*CLOSING.fields, *SEGMENT.fields * count)).pack_into for count in range(SEGMENTS_INLINE + 1)
+]
 
 
 def journal_folder() -> Path:
@@ -101,6 +111,7 @@ class Journal:
         self._texts: dict[str, int] = {}
         self._text_numbers = itertools.count(1)
         self._numbers = itertools.count(1)
+        self._looked_at = LOOKED_AT
         self._head(instance, about, slots)
         self.text("other")
 
@@ -109,7 +120,8 @@ class Journal:
         words = self._words
         number = next(self._numbers)
         words[_BEGUN] = number
-        self._flight(now, 1)
+        words[_FLIGHT] += 1
+        words[_FLIGHT_NS] -= now - self._made
         at = self._take()
         if at:
             _open(self._map, at, OPEN, IS_REQUEST, number, now, traceparent, client_span, 0, now)
@@ -117,9 +129,10 @@ class Journal:
 
     def doing(self, at: int, part: int, since: int) -> None:
         """Note in which part an open request is."""
-        word = (at >> 3) + _DOING
-        self._words[word] = part
-        self._words[word + 1] = since
+        if at:
+            word = (at >> 3) + _DOING
+            self._words[word] = part
+            self._words[word + 1] = since
 
     def close(
         self,
@@ -138,31 +151,56 @@ class Journal:
             fields: the values of CLOSING, in order.
             segments: (part, text number of the label, start, end); those that do not fit go to slots of their own.
         """
-        self._flight(now, -1)
+        words = self._words
+        words[_FLIGHT] -= 1
+        words[_FLIGHT_NS] += now - self._made
         if not at:
             return
-        _close(self._map, at + OPENING.size, *fields)
-        place = at + SEGMENTS_AT
-        for segment in segments[:SEGMENTS_INLINE]:
-            _segment(self._map, place, *segment)
-            place += SEGMENT.size
-        for first in range(SEGMENTS_INLINE, len(segments), MORE_INLINE):
-            self._more(number, segments[first : first + MORE_INLINE])
-        self._words[at >> 3] = DONE
+        values, inline = [*fields], segments
+        if len(segments) > SEGMENTS_INLINE:
+            inline = segments[:SEGMENTS_INLINE]
+            for first in range(SEGMENTS_INLINE, len(segments), MORE_INLINE):
+                self._more(number, segments[first : first + MORE_INLINE])
+        for segment in inline:
+            values += segment
+        _closings[len(inline)](self._map, at + OPENING.size, *values)
+        words[at >> 3] = DONE
 
     def step(self, *fields: int) -> None:
         """Record a long step: the values of STEP after `kind`."""
+        self._record(STEP, IS_STEP, fields)
+
+    def begin_step(self, *fields: int) -> int:
+        """Record a step that still runs; return its slot, for `end_step`."""
         at = self._take()
+        if at:
+            STEP.pack_into(self._map, at, OPEN, IS_STEP, *fields)
+        return at
+
+    def end_step(self, at: int, *fields: int) -> None:
+        """Finish the record of a step that was still running."""
         if at:
             STEP.pack_into(self._map, at, OPEN, IS_STEP, *fields)
             self._words[at >> 3] = DONE
 
     def after(self, *fields: int) -> None:
         """Record work after a response: the values of AFTER after `kind`."""
+        self._record(AFTER, IS_AFTER, fields)
+
+    def stream(self, *fields: int | bytes) -> None:
+        """Record a stream that is over: the values of STREAM after `kind`."""
+        self._record(STREAM, IS_STREAM, fields)
+
+    def crowd(self, start: int, end: int, rows: Sequence[tuple[int, int]]) -> None:
+        """Record how busy short steps kept the loop: (text number of the owner, ns), the busiest first."""
         at = self._take()
-        if at:
-            AFTER.pack_into(self._map, at, OPEN, IS_AFTER, *fields)
-            self._words[at >> 3] = DONE
+        if not at:
+            return
+        kept = rows[:CROWD_ROWS]
+        for index, row in enumerate(kept):
+            CROWD_ROW.pack_into(self._map, at + CROWD.size + index * CROWD_ROW.size, *row)
+        CROWD.pack_into(self._map, at, OPEN, IS_CROWD, start, end, len(kept))
+        self._words[at >> 3] = DONE
 
     def text(self, text: str) -> int:
         """Return the number of a text; 0 for none. A new one is written once, cut to what fits in a slot."""
@@ -192,20 +230,21 @@ class Journal:
     def _take(self) -> int:
         """Return a free slot, or NO_SLOT and count a drop."""
         words, slots = self._words, self._slots
-        for _ in range(LOOKED_AT):
+        for _ in range(self._looked_at):
             # A counter's `next` is atomic: loops in several threads never look at the same slot at once.
             at = HEADER_BYTES + next(self._turns) % slots * SLOT_BYTES
             if words[at >> 3] == FREE:
+                self._looked_at = LOOKED_AT
                 return at
+        self._looked_at = LOOKED_AT_FULL
         words[_DROPPED] += 1
         return NO_SLOT
 
-    def _flight(self, now: int, change: int) -> None:
-        words = self._words
-        open_now = words[_FLIGHT]
-        words[_FLIGHT_NS] += open_now * (now - words[_FLIGHT_AT])
-        words[_FLIGHT_AT] = now
-        words[_FLIGHT] = open_now + change
+    def _record(self, form: Layout, kind: int, fields: Sequence[int | bytes]) -> None:
+        at = self._take()
+        if at:
+            form.pack_into(self._map, at, OPEN, kind, *fields)
+            self._words[at >> 3] = DONE
 
     def _more(self, number: int, segments: Sequence[tuple[int, int, int, int]]) -> None:
         at = self._take()
@@ -231,7 +270,8 @@ class Journal:
         return number
 
     def _head(self, instance: str, about: Mapping[str, object], slots: int) -> None:
-        monotonic, utc = time.monotonic_ns(), time.time_ns()
+        self._made = monotonic = time.monotonic_ns()
+        utc = time.time_ns()
         words = json.dumps(about).encode()[:3072]
         HEADER.pack_into(
             self._map,

@@ -19,7 +19,10 @@ UNKNOWN: Final = -1
 FREE, OPEN, DONE = 0, 1, 2
 
 # Kinds of record, in a slot's second word.
-IS_REQUEST, IS_MORE, IS_TEXT, IS_STEP, IS_AFTER = range(1, 6)
+IS_REQUEST, IS_MORE, IS_TEXT, IS_STEP, IS_AFTER, IS_STREAM, IS_CROWD = range(1, 8)
+
+# What an open request is doing, besides a part: it has been answered, and does what comes after.
+ANSWERED: Final = -1
 
 Fields = tuple[tuple[str, str], ...]
 
@@ -65,7 +68,7 @@ HEADER: Final = Layout(
         ("failed", "q"),  # errors of ours, caught before they could reach a request
         ("refused", "q"),  # requests that the server refused before the application ran
         ("in_flight", "q"),  # requests under way
-        ("in_flight_ns", "q"),  # integral of in-flight × time, up to `in_flight_at`
+        ("in_flight_ns", "q"),  # integral of in-flight × time is this + in_flight × (now - in_flight_at)
         ("in_flight_at", "q"),
         ("busy_ns", "q"),  # time in steps of requests on the event loop
         ("about", "3072s"),  # JSON: host, boot id, service, versions, configuration, hooks armed
@@ -81,7 +84,7 @@ OPENING: Final = Layout(
         ("started", "q"),
         ("traceparent", "56s"),
         ("client_span", "16s"),  # hex, from tracestate
-        ("doing", "q"),  # code of the part it is in …
+        ("doing", "q"),  # code of the part it is in, or ANSWERED …
         ("since", "q"),  # … and since when: what a killed request was doing
     )
 )
@@ -125,7 +128,8 @@ MORE_INLINE: Final = (SLOT_BYTES - MORE.size) // SEGMENT.size
 TEXT: Final = Layout((("state", "q"), ("kind", "q"), ("number", "q"), ("length", "q")))
 TEXT_BYTES: Final = SLOT_BYTES - TEXT.size
 
-# A step of the loop of 1 ms or more, or a GC pause.
+# A step of the loop of 1 ms or more, a GC pause, or a thread that kept the loop from running. OPEN while the step still
+# runs, from the moment when its place in the code was seen: of a dead worker, what it was in when it died.
 STEP: Final = Layout(
     (
         ("state", "q"),
@@ -153,6 +157,30 @@ AFTER: Final = Layout(
         ("route", "q"),  # text number
     )
 )
+
+# An event stream after its first bytes, or a WebSocket.
+STREAM: Final = Layout(
+    (
+        ("state", "q"),
+        ("kind", "q"),
+        ("number", "q"),  # of the request that opened it; a WebSocket, which has no such record: below zero
+        ("traceparent", "56s"),
+        ("client_span", "16s"),
+        ("what", "q"),  # index in STREAM_KINDS
+        ("opened", "q"),
+        ("first", "q"),  # first message; 0 none
+        ("messages", "q"),
+        ("closed", "q"),
+        ("code", "q"),  # WebSocket close code, or HTTP status; 0 unknown
+        ("route", "q"),  # text number
+    )
+)
+STREAM_KINDS: Final = ("websocket", "sse")
+
+# Steps of the loop that were too short for a record each: how much of a stretch of time they took, by owner.
+CROWD: Final = Layout((("state", "q"), ("kind", "q"), ("started", "q"), ("ended", "q"), ("rows", "q")))
+CROWD_ROW: Final = Layout((("owner", "q"), ("busy_ns", "q")))  # text number, as in STEP
+CROWD_ROWS: Final = (SLOT_BYTES - CROWD.size) // CROWD_ROW.size
 
 ENDED_BY: Final = ("response", "disconnect", "exception", "killed")
 
