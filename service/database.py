@@ -33,6 +33,13 @@ def driver_url(settings: Settings, driver: str) -> URL:
     return url
 
 
+def plain_url(settings: Settings) -> str:
+    """Return the database's URL, password included, for psycopg without SQLAlchemy."""
+    url = driver_url(settings, "psycopg").set(drivername="postgresql")
+    timeout = {"connect_timeout": str(_connect_timeout(settings))}
+    return url.update_query_dict(timeout).render_as_string(hide_password=False)
+
+
 def async_engine(settings: Settings) -> AsyncEngine:
     """Make the engine of the async routes; it speaks asyncpg."""
     timeouts = {
@@ -69,9 +76,13 @@ def _pool(settings: Settings) -> dict[str, int | float | bool]:
 
 def _psycopg_timeouts(settings: Settings) -> dict[str, str | int]:
     return {
-        "connect_timeout": max(1, round(settings.database_connect_timeout)),
+        "connect_timeout": _connect_timeout(settings),
         "options": f"-c statement_timeout={_milliseconds(settings.database_statement_timeout)}",
     }
+
+
+def _connect_timeout(settings: Settings) -> int:
+    return max(1, round(settings.database_connect_timeout))  # libpq knows whole seconds only
 
 
 def _milliseconds(seconds: float) -> str:

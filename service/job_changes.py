@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager, contextmanager
 from uuid import UUID
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from service.database import plain_url
 from service.models import Job, JobState
 from service.settings import Settings
 from service.shutdown import pause
@@ -23,9 +23,7 @@ class JobChanges:
     """Wakes the followers of a job when it changes."""
 
     def __init__(self, settings: Settings, stopping: asyncio.Event) -> None:
-        self._database = make_conninfo(
-            str(settings.database_url), connect_timeout=round(settings.database_connect_timeout) or 1
-        )
+        self._database = plain_url(settings)
         self._stopping = stopping
         self._followers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 

@@ -15,11 +15,11 @@ from uuid import UUID
 
 import procrastinate
 from procrastinate.jobs import Job as QueuedJob
-from psycopg.conninfo import make_conninfo
 from sqlalchemy import update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from service.database import plain_url
 from service.models import Job, JobEffect, JobKind, JobState
 from service.settings import Settings
 
@@ -52,10 +52,7 @@ class Backoff(procrastinate.BaseRetryStrategy):
 
 def job_queue(settings: Settings, sessions: async_sessionmaker[AsyncSession]) -> procrastinate.App:
     """Make the job queue: opened, it runs jobs; unopened, it can still take them in (see `enqueue`)."""
-    url = make_conninfo(
-        str(settings.database_url), connect_timeout=round(settings.database_connect_timeout) or 1
-    )
-    queue = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=url))
+    queue = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=plain_url(settings)))
 
     @queue.task(name=_TASK, retry=Backoff(settings.job_retry_delay))
     async def run_job(job_id: str) -> None:

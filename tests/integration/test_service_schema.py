@@ -40,7 +40,7 @@ schema = schemathesis.openapi.from_dict(openapi())
 
 
 @schema.parametrize()
-@hypothesis.settings(max_examples=30, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=10, deadline=None, derandomize=True)
 def test_no_request_makes_the_service_fail(case: "schemathesis.Case[Any]", service: str) -> None:
     for part in (case.query, case.body):
         shorten(part)
