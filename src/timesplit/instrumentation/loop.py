@@ -268,7 +268,7 @@ class LoopHooks:
             elif waker is None:
                 now = getattr(args[0], _READY, now)
         if waker is None:
-            if strand.source is not None:
+            if strand.source is not None and not (args and args[0].cancelled()):
                 now = came(strand, now, self.busy_from, self.busy_to)
         elif waker.__class__ is Run:
             now = waker.ended or now
