@@ -238,14 +238,19 @@ def serve(
     port, journals = free_port(), folder / "journals"
     command = [sys.executable, "-m", "tests.truth.serve", *server, str(workers), str(port), app]
     paths = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **paths, "TIMESPLIT_JOURNAL": str(journals), **(env or {})},
-        start_new_session=True,
-    )
+    env = {**os.environ, **paths, "TIMESPLIT_JOURNAL": str(journals), **(env or {})}
+    with serving(command, ROOT, env, port, journals) as service:
+        yield service
+
+
+@contextmanager
+def serving(
+    command: Sequence[str], folder: Path, env: Mapping[str, str], port: int, journals: Path
+) -> Iterator[Service]:
+    """Run a command that serves on a port, in a folder, with its journals in another; end it afterwards."""
+    process = subprocess.Popen(command, cwd=folder, env=dict(env), start_new_session=True)
     try:
-        until(lambda: _answers(process, port), f"{app} does not answer", 20)
+        until(lambda: _answers(process, port), f"{command} does not answer", 20)
         yield Service(process, port, journals)
     finally:
         process.send_signal(signal.SIGTERM)

@@ -38,9 +38,7 @@ def instrument(app: App) -> App:
         UsageError: `TIMESPLIT_TRACES` names no mode, or one whose packages are not installed.
     """
     if wants_ledger():
-        from timesplit.instrumentation import agent  # here: without a ledger, none of it is loaded
-
-        agent.arm()
+        _arm()
     if mode() == "otel":
         make_spans(app, asked=bool(os.environ.get("TIMESPLIT_TRACES")))
     return app
@@ -72,6 +70,15 @@ def wants_ledger() -> bool:
         UsageError: `TIMESPLIT_TRACES` names no mode.
     """
     return mode() != "off" and os.environ.get("TIMESPLIT", "").lower() != "off"
+
+
+def _arm() -> None:
+    try:
+        from timesplit.instrumentation import agent  # here: without a ledger, none of it is loaded
+
+        agent.arm()
+    except Exception as error:  # the service starts, whatever is wrong with us
+        log.warning("timesplit records nothing here: %s", error)
 
 
 def make_spans(app: object, *, asked: bool) -> None:
