@@ -6,7 +6,7 @@ in a worker thread all of it; a call that blocks the loop itself stays `route`, 
 """
 
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple
 
 from timesplit.instrumentation.ledger import OFFLOAD_RUN, OTHER_WAIT, Run, Strand
@@ -18,6 +18,10 @@ About = Callable[..., str]
 Sync = Callable[..., Any]
 Async = Callable[..., Coroutine[Any, Any, Any]]
 
+Arguments = tuple[Any, ...]
+Options = Mapping[str, Any]
+
+NO_OPTIONS: Options = {}
 UNNAMED: Parts = frozenset((OTHER_WAIT, OFFLOAD_RUN))
 
 
@@ -43,13 +47,29 @@ class Entered(NamedTuple):
     label: str
 
 
-def enter(call: Call, *args: Any) -> Entered | None:
-    """Begin a call; return what `leave` needs, or None where there is nothing to leave. Never raises."""
-    worker = here.strand or here.run
+def working() -> Strand | None:
+    """Return the strand in whose step this thread is, or the call that it makes for a request."""
+    loop = here.loop
+    return here.run if loop is None else loop.strand
+
+
+def labelled(label: str) -> About:
+    """Return what gives all calls of a kind one label."""
+    return lambda *_, **__: label
+
+
+def enter(call: Call, args: Arguments, kwargs: Options = NO_OPTIONS) -> Entered | None:
+    """Begin a call that is made with these arguments. Never raises.
+
+    Returns:
+        What `leave` needs, or None where there is nothing to leave.
+    """
+    loop = here.loop
+    worker = here.run if loop is None else loop.strand
     if worker is None or worker.part in call.within:
         return None
     try:
-        label = call.about(worker.request, *args)
+        label = call.about(worker.request, *args, **kwargs)
     except Exception:
         failed(worker)
         return None
@@ -80,11 +100,14 @@ def failed(worker: Strand) -> None:
 
 
 def blocking(original: Sync, call: Call) -> Sync:
-    """Return a function's stand-in that charges its time."""
+    """Return a function's stand-in that charges its time.
+
+    Right too for what runs inside a greenlet and is suspended there: it is the same strand that goes on.
+    """
 
     @functools.wraps(original)
     def charged(*args: Any, **kwargs: Any) -> Any:
-        before = enter(call, *args)
+        before = enter(call, args, kwargs)
         try:
             return original(*args, **kwargs)
         finally:
@@ -102,10 +125,34 @@ def awaited(original: Async, call: Call) -> Async:
 
     @functools.wraps(original)
     async def charged(*args: Any, **kwargs: Any) -> Any:
-        before = enter(call, *args)
+        before = enter(call, args, kwargs)
         try:
             return await original(*args, **kwargs)
         finally:
+            if before is not None:
+                leave(before)
+
+    return charged
+
+
+def connected(original: Async, call: Call) -> Async:
+    """Return the stand-in of a connection's coroutine method: as `awaited`, and the connection is what is waited for.
+
+    Also inside a call that is named already: only here is it known which connection that waits for.
+    """
+
+    @functools.wraps(original)
+    async def charged(connection: Any, *args: Any, **kwargs: Any) -> Any:
+        loop = here.loop
+        strand = None if loop is None else loop.strand
+        if strand is None:
+            return await original(connection, *args, **kwargs)
+        before = enter(call, (connection, *args), kwargs)
+        source, strand.source = strand.source, connection
+        try:
+            return await original(connection, *args, **kwargs)
+        finally:
+            strand.source = source
             if before is not None:
                 leave(before)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from timesplit.instrumentation.calls import UNNAMED, Call, Sync, awaited, enter, leave
+from timesplit.instrumentation.calls import UNNAMED, Call, Sync, awaited, enter, leave, working
 from timesplit.instrumentation.ledger import OFFLOAD_RUN, OFFLOAD_WAIT, OTHER_WAIT, Run, Strand
 from timesplit.instrumentation.loop import clock, here
 from timesplit.parts import CODES
@@ -140,7 +140,7 @@ def _released(original: Sync) -> Sync:
 
 def _handed_on(part: int, prefix: str, function: Sync, arguments: tuple[Any, ...]) -> Run | None:
     """Return the account of a call that an executor is given; None where there is nothing to keep."""
-    worker = here.strand or here.run
+    worker = working()
     if worker is None or worker.request is None or worker.part not in UNNAMED:
         return None
     return Run(clock(), worker, part, prefix + name_of(function, arguments))
@@ -173,7 +173,7 @@ def _returned(run: Run, future: object) -> None:
     here.over = run
 
 
-def _about_process(request: object, function: Sync, *arguments: Any) -> str:
+def _about_process(request: object, function: Sync, *arguments: Any, **__: Any) -> str:
     return f"process {name_of(function, arguments)}"
 
 
@@ -194,7 +194,7 @@ class _Bound:
         self._limit = limit
 
     async def __aenter__(self) -> Any:
-        before = enter(_DEPENDENCY, self._limit)
+        before = enter(_DEPENDENCY, (self._limit,))
         try:
             return await self._semaphore.__aenter__()
         finally:

@@ -50,8 +50,8 @@ def came(strand: Strand, now: int, busy_from: int, busy_to: int) -> int:
     if age is None:
         _uncertain(strand, busy)
         return now
-    if age > waited + JIFFY:  # data of an earlier reply: not these woke the strand, but a timer
-        return now
+    if age > waited + JIFFY or (age > waited - JIFFY and strand.due is not None and strand.due[0] <= now):
+        return now  # the data of an earlier reply: not these woke the strand, but a timer
     # An age of one jiffy means anything up to two: it counts only where the loop was busy for that long.
     if age < 2 * JIFFY:
         age = min(age, busy)
@@ -66,7 +66,7 @@ def _uncertain(strand: Strand, busy: int) -> None:
 
 def data_age(source: object) -> int | None:
     """Return how long ago, in ns, the last data on a connection came; None where the kernel cannot tell."""
-    find = SOCKETS.get(source.__class__)
+    find = next((SOCKETS[owner] for owner in source.__class__.__mro__ if owner in SOCKETS), None)
     if find is None:
         return None
     try:
