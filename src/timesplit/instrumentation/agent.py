@@ -19,7 +19,16 @@ from importlib.machinery import ModuleSpec
 from typing import Any
 
 from timesplit.clocks import boot_id
-from timesplit.instrumentation import foreign, mode, routes, servers, wants_ledger
+from timesplit.instrumentation import (
+    database,
+    foreign,
+    mode,
+    offload,
+    postgres,
+    routes,
+    servers,
+    wants_ledger,
+)
 from timesplit.instrumentation.hooks import Hooks
 from timesplit.instrumentation.imports import Watch
 from timesplit.instrumentation.journal import Journal, journal_folder
@@ -31,14 +40,25 @@ log = logging.getLogger(__name__)
 Arm = Callable[["Agent"], None]
 # Module that must be imported → what arms its hooks.
 LIBRARIES: dict[str, Arm] = {
+    "anyio": offload.arm_anyio,
+    "anyio.to_process": offload.arm_anyio_processes,
+    "asyncpg": postgres.arm_asyncpg,
+    "concurrent.futures": offload.arm_threads,
+    "concurrent.futures.process": offload.arm_processes,
     "fastapi.applications": servers.arm_fastapi,
+    "fastapi.concurrency": offload.arm_fastapi,
     "fastapi.routing": routes.arm_fastapi,
     "gunicorn.workers.gasgi": servers.arm_gunicorn,
     "hypercorn.app_wrappers": servers.arm_hypercorn,
     "opentelemetry.sdk.trace": foreign.arm,
+    "psycopg": postgres.arm_psycopg,
+    "psycopg_pool": postgres.arm_psycopg_pool,
+    "sqlalchemy.engine.default": database.arm_dialects,
+    "sqlalchemy.pool.impl": database.arm_pool,
     "starlette.applications": servers.arm_starlette,
     "starlette.routing": routes.arm_starlette,
     "uvicorn.server": servers.arm_uvicorn,
+    **dict.fromkeys(database.DIALECTS, database.arm_dialects),
 }
 ABOUT_BYTES = 3000  # what fits in the journal's header
 _VERSIONS = ("fastapi", "starlette", "uvicorn", "gunicorn", "uvloop", "anyio")

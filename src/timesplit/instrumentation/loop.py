@@ -268,7 +268,7 @@ class LoopHooks:
             elif waker is None:
                 now = getattr(args[0], _READY, now)
         if waker is None:
-            if strand.source is not None and not (args and args[0].cancelled()):
+            if strand.source is not None and not _cancelled(args):
                 now = came(strand, now, self.busy_from, self.busy_to)
         elif waker.__class__ is Run:
             now = waker.ended or now
@@ -366,6 +366,11 @@ def _ended_by(future: object) -> Strand | None:
         if told.__class__ is Run:
             return told
     return None
+
+
+def _cancelled(args: tuple[Any, ...]) -> bool:
+    """Tell whether a task is woken because what it waited for was given up."""
+    return bool(args) and isinstance(args[0], Future) and args[0].cancelled()
 
 
 def _due(delay: float) -> int:
