@@ -1,7 +1,9 @@
 """Runs a scenario: the service with all it needs, the load, the faults, and nothing left over."""
 
+import os
 import re
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -11,12 +13,15 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from timesplit.errors import RunFolderError, TargetUnreachable, UsageError
+from timesplit.instrumentation import inject
 from timesplit.lab.display import Display
+from timesplit.lab.forwarding import Forwarding
 from timesplit.lab.generator import Generator
+from timesplit.lab.own import OwnService, OwnSettings
 from timesplit.lab.processes import Processes
 from timesplit.lab.scenario import Scenario
 from timesplit.lab.stack import ServiceSettings, Stack, require_demo_service
-from timesplit.runfolder import RunFolder, runs_root
+from timesplit.runfolder import UNCLAIMED, RunFolder, runs_root
 from timesplit.schema import SERVER
 
 STATE = Path(".lab")
@@ -30,25 +35,25 @@ _SECRET_NAME = re.compile("KEY|TOKEN(?!S)|SECRET|PASSWORD", re.IGNORECASE)  # TH
 _URL_USER = re.compile("//[^/@]*@")
 
 
+Started = Stack | OwnService
+Target = ServiceSettings | OwnSettings | str
+
+
 class ScenarioRun:
     """A run of a scenario; after it, or where it broke off, `folder` is where its records are."""
 
-    def __init__(
-        self, scenario: Scenario, display: Display, settings: ServiceSettings, host: str | None = None
-    ) -> None:
+    def __init__(self, scenario: Scenario, display: Display, target: Target) -> None:
         """Prepare a run.
 
         Args:
             scenario: what is run.
             display: where its progress is shown.
-            settings: how the demo service runs.
-            host: URL of a service that runs already; None to start the demo service.
+            target: the service under test: the demo service, the user's own, or the URL of one that runs already.
         """
         self.folder: Path | None = None
         self._scenario = scenario
         self._display = display
-        self._settings = settings
-        self._host = host
+        self._target = target
         self._faults = sorted(scenario.faults, key=lambda fault: fault.at)
         self._carried_out: list[dict[str, Any]] = []
 
@@ -61,7 +66,7 @@ class ScenarioRun:
             ScenarioError: Locust cannot run the scenario.
         """
         try:
-            return self._drive_host(self._host) if self._host else self._drive_demo()
+            return self._drive_host(self._target) if isinstance(self._target, str) else self._drive_started()
         finally:
             self._complete_run_json()
 
@@ -77,19 +82,30 @@ class ScenarioRun:
             time.sleep(SETTLE_SECONDS)
         return folder
 
-    def _drive_demo(self) -> Path:
-        require_demo_service()
+    def _drive_started(self) -> Path:
+        if isinstance(self._target, ServiceSettings):
+            require_demo_service()
+        elif self._faults:
+            raise UsageError(
+                f"{self._scenario.name} breaks parts of the demo service, of which yours has none"
+            )
         with Processes(STATE) as processes:
-            stack = Stack(processes, runs_root(), self._settings, self._display.say)
-            traces = {"TIMESPLIT_TRACES": stack.environment["TIMESPLIT_TRACES"]}
-            folder = self._drive(processes, stack.url, traces, stack)
+            service = self._start(processes)
+            traces = {"TIMESPLIT_TRACES": service.environment["TIMESPLIT_TRACES"]}
+            folder = self._drive(processes, service.url, traces, service)
             self._display.say("stopping the service")
-            stack.stop_service()
-            if self._scenario.in_process:
-                self._drive_in_process(processes, stack, folder)
+            service.stop_service()
+            if self._scenario.in_process and isinstance(service, Stack):
+                self._drive_in_process(processes, service, folder)
             return folder
 
-    def _drive(self, processes: Processes, host: str, env: Mapping[str, str], stack: Stack | None) -> Path:
+    def _start(self, processes: Processes) -> Started:
+        if isinstance(self._target, OwnSettings):
+            return OwnService(processes, runs_root(), self._target, self._display.say)
+        assert isinstance(self._target, ServiceSettings)  # a URL is not started
+        return Stack(processes, runs_root(), self._target, self._display.say)
+
+    def _drive(self, processes: Processes, host: str, env: Mapping[str, str], stack: Started | None) -> Path:
         self._display.say(f"running {self._scenario.name} against {host}")
         generator = Generator(processes, self._scenario, host, {"TIMESPLIT_RUNS": str(runs_root()), **env})
         while generator.goes_on():
@@ -104,7 +120,7 @@ class ScenarioRun:
             raise generator.error()
         return self.folder
 
-    def _break_what_is_due(self, stack: Stack) -> None:
+    def _break_what_is_due(self, stack: Started) -> None:
         while (
             self.folder
             and self._faults
@@ -127,8 +143,8 @@ class ScenarioRun:
         run = RunFolder(self.folder)
         with suppress(RunFolderError):
             meta = run.meta()
-            if not self._host:
-                meta["service"] = publishable(self._settings.variables())
+            if not isinstance(self._target, str):
+                meta["service"] = publishable(self._target.variables())
             run.write_meta({**meta, "faults": self._carried_out})
 
 
@@ -151,6 +167,24 @@ def serve_demo(settings: ServiceSettings, say: Callable[[str], None]) -> NoRetur
         while True:
             stack.check()
             time.sleep(_POLL_SECONDS)
+
+
+def serve_command(settings: OwnSettings, say: Callable[[str], None]) -> int:
+    """Run any command with the agent, and a forwarder beside it, until it ends; return its exit code."""
+    with Processes(STATE) as processes:
+        forwarding = Forwarding(processes, runs_root())
+        forwarding.child.wait_ready(forwarding.is_ready)
+        traces = settings.variables()["TIMESPLIT_TRACES"]
+        environment = {**inject.environment(os.environ, traces=traces), **forwarding.environment()}
+        say(f"records of marked requests go to {runs_root()}, of others to {runs_root() / UNCLAIMED}")
+        command = subprocess.Popen(settings.command, env=environment)
+        try:
+            return command.wait()
+        finally:
+            if command.poll() is None:  # Ctrl-C reached it too; it may need a moment
+                command.terminate()
+                command.wait()
+            forwarding.stop()
 
 
 def require_answer(host: str) -> None:

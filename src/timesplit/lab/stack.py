@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import sys
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +13,14 @@ import psutil
 
 from timesplit.errors import UsageError
 from timesplit.instrumentation import DEFAULT_MODE
+from timesplit.lab.forwarding import HOST, Forwarding, answers
 from timesplit.lab.postgres import start_postgres
 from timesplit.lab.processes import Child, Processes, free_port
 from timesplit.lab.scenario import Fault
 from timesplit.lab.valkey import start_valkey
 
-HOST = "127.0.0.1"
 JOB_WORKER_READY = "job worker ready"
 START_SECONDS = 60.0
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the user has
 STOP_SECONDS = 35.0  # gunicorn gives its workers 30 s to finish what they began
 
 
@@ -33,7 +31,7 @@ class ServiceSettings:
     Attributes:
         workers: gunicorn workers; None for what WEB_CONCURRENCY says, else 1.
         port: where it listens; None for a free one.
-        traces: `otel` or `off`; None for what TIMESPLIT_TRACES says, else the default mode.
+        traces: `ledger`, `otel` or `off`; None for what TIMESPLIT_TRACES says, else the default mode.
         environment: further variables, see docs/settings.md.
     """
 
@@ -81,7 +79,9 @@ class Stack:
             "CACHE_URL": os.environ.get("CACHE_URL") or start_valkey(processes),
         }
         say("starting upstream, forwarder, job worker and service")
-        waits = [self._start_upstream(), self._start_forwarder(runs)]
+        self._forwarding = Forwarding(processes, runs)
+        self.environment |= self._forwarding.environment()
+        waits = [self._start_upstream(), (self._forwarding.child, self._forwarding.is_ready)]
         self._prepare_database()
         self._job_worker, job_worker_ready = self._start_job_worker()
         self._service, service_ready = self._start_service()
@@ -115,26 +115,15 @@ class Stack:
         return {**done, "pid": pid}
 
     def stop_service(self) -> None:
-        """Stop the service, then the forwarder: all spans that there are, are written after that."""
+        """Stop the service, then the forwarder: all records that there are, are written after that."""
         self._processes.stop(self._service, STOP_SECONDS)
-        self._processes.stop(self._forwarder, STOP_SECONDS)
+        self._forwarding.stop()
 
     def _start_upstream(self) -> tuple[Child, Callable[[], bool]]:
         port = free_port()
         url = self.environment["UPSTREAM_URL"] = f"http://{HOST}:{port}"
         command = [sys.executable, "-m", "service.upstream", "--host", HOST, "--port", str(port)]
         return self._start("upstream", command), lambda: answers(f"{url}/healthz")
-
-    def _start_forwarder(self, runs: Path) -> tuple[Child, Callable[[], bool]]:
-        """Start the forwarder; it passes spans on to OTEL_EXPORTER_OTLP_ENDPOINT as the lab itself has it."""
-        port = free_port()
-        url = f"http://{HOST}:{port}"
-        command = [sys.executable, "-m", "timesplit.forwarder", "--port", str(port), "--runs", str(runs)]
-        self._forwarder = self._processes.start("forwarder", command)
-        self.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = url
-        # It would win over the general one, and the spans would pass by the forwarder.
-        self.environment["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = f"{url}/v1/traces"
-        return self._forwarder, lambda: answers(f"{url}/healthz")
 
     def _prepare_database(self) -> None:
         for step in ("migrate", "seed"):
@@ -161,15 +150,6 @@ def require_demo_service() -> None:
     """
     if not Path("service/app.py").is_file():
         raise UsageError(f"no demo service in {Path.cwd()}: run in timesplit's own folder, or use --host URL")
-
-
-def answers(url: str) -> bool:
-    """Tell whether a GET of the URL is answered with success."""
-    try:
-        with _DIRECT.open(url, timeout=2):
-            return True
-    except OSError:
-        return False
 
 
 def no_proxy() -> dict[str, str]:
