@@ -143,7 +143,7 @@ def _target(options: argparse.Namespace, scenario: Scenario) -> "Target":
     from timesplit.lab.own import OwnSettings, interpreter, serving
 
     if options.started_by:
-        _leave_out(options, "workers", "port", "python", "app", with_what="with your own command")
+        _leave_out(options, "workers", "port", "python", "app", with_what="your own command says it")
         if not options.host:
             raise UsageError("-- COMMAND: say with --host URL where it will answer")
         return OwnSettings(tuple(options.started_by), options.host, options.traces)
@@ -168,7 +168,7 @@ def _target(options: argparse.Namespace, scenario: Scenario) -> "Target":
 def _leave_out(options: argparse.Namespace, *names: str, with_what: str) -> None:
     given = [f"--{name}" for name in names if getattr(options, name)]
     if given:
-        raise UsageError(f"{', '.join(given)}: {with_what}; leave out")
+        raise UsageError(f"leave out {', '.join(given)}: {with_what}")
 
 
 def _demo(options: argparse.Namespace, scenario: Scenario | None = None) -> "ServiceSettings":
