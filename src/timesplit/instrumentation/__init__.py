@@ -93,7 +93,7 @@ def make_spans(app: object, *, asked: bool) -> None:
     """
     try:
         # By name: this package is standard library only, and the other modes must not load the SDK.
-        tracing = importlib.import_module("timesplit.tracing")
+        tracing = importlib.import_module("timesplit.tracing.application")
     except ImportError as error:
         missing = f"no spans without {error.name or error}: pip install 'timesplit[otel]', or set TIMESPLIT_TRACES=off"
         if asked:

@@ -22,18 +22,22 @@ from timesplit.clocks import boot_id
 from timesplit.instrumentation import (
     database,
     foreign,
+    ingress,
     mode,
     offload,
     postgres,
     routes,
     servers,
+    streams,
     wants_ledger,
 )
+from timesplit.instrumentation.culprits import Collections, Culprits
 from timesplit.instrumentation.hooks import Hooks
 from timesplit.instrumentation.imports import Watch
 from timesplit.instrumentation.journal import Journal, journal_folder
 from timesplit.instrumentation.loop import LoopHooks, here
 from timesplit.instrumentation.request import MARK, App, Receive, Scope, Send, call
+from timesplit.instrumentation.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +52,7 @@ LIBRARIES: dict[str, Arm] = {
     "fastapi.applications": servers.arm_fastapi,
     "fastapi.concurrency": offload.arm_fastapi,
     "fastapi.routing": routes.arm_fastapi,
+    "gunicorn.asgi.protocol": ingress.arm_gunicorn,
     "gunicorn.workers.gasgi": servers.arm_gunicorn,
     "hypercorn.app_wrappers": servers.arm_hypercorn,
     "opentelemetry.sdk.trace": foreign.arm,
@@ -58,6 +63,7 @@ LIBRARIES: dict[str, Arm] = {
     "starlette.applications": servers.arm_starlette,
     "starlette.routing": routes.arm_starlette,
     "uvicorn.server": servers.arm_uvicorn,
+    **dict.fromkeys(ingress.UVICORN, ingress.arm_uvicorn),
     **dict.fromkeys(database.DIALECTS, database.arm_dialects),
 }
 ABOUT_BYTES = 3000  # what fits in the journal's header
@@ -85,6 +91,9 @@ class Agent:
         self.watch = Watch(LIBRARIES, self._imported)
         self._journal: Journal | None = None
         self._loops: dict[asyncio.AbstractEventLoop, LoopHooks] = {}
+        self._culprits: list[Culprits] = []
+        self._collections = Collections(self._culprits)
+        self._watchdog = Watchdog()
         _agents.add(self)
 
     def arm(self) -> None:
@@ -108,6 +117,11 @@ class Agent:
     def forget(self) -> None:
         """Let go of journal and loops: another process's, where this one is its fork."""
         self._loops.clear()
+        self._culprits.clear()
+        self._collections.disarm()
+        self._watchdog.stop()
+        self._watchdog = Watchdog()
+        here.loop = None
         journal, self._journal = self._journal, None
         if journal is not None:
             journal.discard()
@@ -143,24 +157,32 @@ class Agent:
             loop = loop or asyncio.get_running_loop()
             if loop not in self._loops:
                 self.arm()
-                _ = self.journal
-                self._loops[loop] = LoopHooks(loop)
-                self._loops[loop].arm()
+                self._hook(loop)
         except Exception as error:
             self.armed = False  # once is enough: the reason will not go away
             self.hooks.leave("journal", f"{type(error).__name__}: {error}")
             log.warning("timesplit records nothing here: %s", error)
 
+    def _hook(self, loop: asyncio.AbstractEventLoop) -> None:
+        culprits = Culprits(self.journal, self._watchdog)
+        hooks = LoopHooks(loop, culprits)
+        self._watchdog.watch(hooks, culprits)
+        self._culprits.append(culprits)
+        self._collections.arm()
+        self._loops[loop] = hooks
+        hooks.arm()
+
     def enter(self, app: App, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Call an application as its server does; a request that has no record yet gets one."""
-        if scope["type"] == "http":
-            if scope.get(MARK) is not True:
-                if self._journal is None:  # a server that says nothing at its start
-                    self.enter_loop()
-                if self._journal is not None:
-                    return call(self._journal, app, scope, receive, send)
-        elif scope["type"] == "lifespan":
+        kind = scope["type"]
+        if kind == "lifespan":
             self.enter_loop()
+        elif scope.get(MARK) is not True:
+            if here.loop is None:  # a server that says nothing at its start
+                self.enter_loop()
+            if here.loop is not None and self._journal is not None:
+                begin = call if kind == "http" else streams.call
+                return begin(self._journal, here.loop, app, scope, receive, send)
         return app(scope, receive, send)
 
     def enter_within(self, app: App, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:

@@ -183,6 +183,11 @@ class Journal:
             STEP.pack_into(self._map, at, OPEN, IS_STEP, *fields)
             self._words[at >> 3] = DONE
 
+    def cancel(self, at: int) -> None:
+        """Give back the slot of a record that is not needed after all."""
+        if at:
+            self._words[at >> 3] = FREE
+
     def after(self, *fields: int) -> None:
         """Record work after a response: the values of AFTER after `kind`."""
         self._record(AFTER, IS_AFTER, fields)

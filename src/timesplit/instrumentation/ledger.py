@@ -10,8 +10,8 @@ and where all wait, the wait that counts is the one that was last to finish amon
 it is found by following, from the request's own strand, who woke whom.
 """
 
-from collections.abc import Iterator
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 from timesplit.parts import CODES
 
@@ -20,6 +20,7 @@ LOOP: Final = CODES["loop"]
 OFFLOAD_WAIT: Final = CODES["offload_wait"]
 OFFLOAD_RUN: Final = CODES["offload_run"]
 OTHER_WAIT: Final = CODES["other_wait"]
+SUMMED: Final = "summed up"  # label of segments that stand for very many
 MANY_STRANDS: Final = (
     64  # beyond, only strands on the path of wake-ups are laid on the timeline: a bound on the work
 )
@@ -52,6 +53,13 @@ class Segment(NamedTuple):
     label: str
     start: int
     end: int
+
+
+class Nowhere(list[Any]):
+    """A list that stays empty: what a strand still tells when nobody will ask any more."""
+
+    def append(self, _: object) -> None:
+        """Forget it."""
 
 
 class Timer(Protocol):
@@ -153,6 +161,11 @@ class Strand:
     def over(self, now: int, error: BaseException | None) -> None:
         """Its coroutine returned, or raised `error`."""
         self.end(now)
+        if self.root is not None:
+            self.root.child_over(self)
+
+    def child_over(self, child: "Strand") -> None:
+        """A task that works for the same request is over. Told to the request's own strand."""
 
     def all_waits(self, until: int) -> list[Wait]:
         """Return its waits, with the one that is open, if one is, as if its next step began at `until`."""
@@ -218,6 +231,19 @@ def split(last: Strand, start: int, end: int) -> list[Segment]:
     if not last.children:
         return _joined(_alone(last, start, end))
     return _joined(_overlaid(last, start, end))
+
+
+def summed(segments: Sequence[Segment]) -> list[Segment]:
+    """Return the same time with one segment for each part, one after the other: the order is lost, no time is."""
+    totals: dict[int, int] = {}
+    for segment in segments:
+        totals[segment.part] = totals.get(segment.part, 0) + segment.end - segment.start
+    at = segments[0].start if segments else 0
+    laid = []
+    for part, ns in sorted(totals.items()):
+        laid.append(Segment(part, SUMMED, at, at + ns))
+        at += ns
+    return laid
 
 
 def _alone(strand: Strand, start: int, end: int) -> Iterator[Segment]:

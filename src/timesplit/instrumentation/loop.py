@@ -77,6 +77,9 @@ class Told:
             cpu: CPU time of the thread in it.
         """
 
+    def short_steps(self, method: str, route: str, ns: int, now: int) -> None:
+        """Add what a request's steps below LONG_STEP took."""
+
     def wake(self) -> None:
         """A step begins, after a while without any."""
 
@@ -93,16 +96,19 @@ class LoopHooks:
         since: start of the step in which the loop is; 0 in none.
         ended: end of the last step.
         asleep: nobody watches the steps: `told.wake` is to be called at the next one.
+        starved: another thread keeps the loop from running, whatever it has to do.
         poll, before: when the loop last asked for what has come, and when the time before, as far as is seen.
         busy_from, busy_to: the last stretch of long steps with little between them.
+        others: time in short steps of tasks that work for no request, since somebody took it from here.
     """
 
     def __init__(self, loop: AbstractEventLoop, told: Told | None = None) -> None:
         self.told = told or Told()
         self.strand: Strand | None = None
         self.since = self.ended = self.poll = self.before = 0
-        self.busy_from = self.busy_to = 0
+        self.busy_from = self.busy_to = self.others = 0
         self.asleep = True
+        self.starved = False
         self._cpu = self._cpu_at = 0
         self._loop = loop
         self._finishing: Strand | None = None
@@ -195,21 +201,24 @@ class LoopHooks:
                 awaited = coro.send(value) if error is None else coro.throw(error)
             except BaseException as end:
                 self.strand, self.since = outer, since
-                self.ended = now = clock()
-                if now - start >= LONG_STEP:
-                    self._long(None, start, now)
+                self._other_over(start)
                 if isinstance(end, StopIteration):
                     return end.value
                 raise
             error = None
             self.strand, self.since = outer, since
-            self.ended = now = clock()
-            if now - start >= LONG_STEP:
-                self._long(None, start, now)
+            self._other_over(start)
             try:
                 value = yield awaited
             except BaseException as thrown:
                 error = thrown
+
+    def _other_over(self, start: int) -> None:
+        self.ended = now = clock()
+        if now - start >= LONG_STEP:
+            self._long(None, start, now)
+        else:
+            self.others += now - start
 
     def _read_cpu(self, now: int) -> None:
         self._cpu = cpu_clock()

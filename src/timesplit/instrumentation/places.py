@@ -6,7 +6,6 @@ where none is the application's, by its innermost line.
 
 import os
 import sysconfig
-from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
@@ -68,14 +67,12 @@ def place_of_function(function: Any) -> Place:
     code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
     if not isinstance(code, CodeType):
         return NOWHERE
-    return Place(code.co_filename, code.co_firstlineno, code.co_qualname)
+    return place_of_code(code)
 
 
-def frames(frame: FrameType | None) -> Iterator[FrameType]:
-    """Yield a stack's frames, innermost first."""
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
+def place_of_code(code: CodeType) -> Place:
+    """Return where a function's code begins."""
+    return Place(code.co_filename, code.co_firstlineno, short(code.co_qualname))
 
 
 def short(qualified: str) -> str:

@@ -1,19 +1,30 @@
 """A request from its first step to its record: the ASGI call, wrapped once, at the outermost application.
 
-One `Request` holds the ids, the response's facts and the request's own strand. It wraps `send` to see status and
-last byte, `receive` to see waits for the client, and hands its account to the journal when all its work is over.
+A `Request` is the request's own strand, with its ids and the response's facts. It wraps `send` to see status and last
+byte, `receive` to see waits for the client, and hands its account to the journal when the call is over and the last
+byte has gone to the kernel, whichever is later.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from contextlib import suppress
-from types import CoroutineType, coroutine
-from typing import Any, Protocol
+from types import CoroutineType
+from typing import Any, Final, Protocol
 
 from timesplit.instrumentation import foreign
 from timesplit.instrumentation.journal import Journal
-from timesplit.instrumentation.layout import ENDED_BY, UNKNOWN
-from timesplit.instrumentation.ledger import OTHER_WAIT, ROUTE, Segment, Strand, split
-from timesplit.instrumentation.loop import clock, drive, drives, here
+from timesplit.instrumentation.layout import ANSWERED, ENDED_BY, STREAM_KINDS, UNKNOWN
+from timesplit.instrumentation.ledger import (
+    LOOP,
+    OTHER_WAIT,
+    ROUTE,
+    Nowhere,
+    Segment,
+    Strand,
+    Wait,
+    split,
+    summed,
+)
+from timesplit.instrumentation.loop import LONG_STEP, LoopHooks, clock
 from timesplit.parts import CODES, SERVER_PARTS
 
 Scope = MutableMapping[str, Any]
@@ -22,201 +33,389 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
-MARK = "timesplit"  # key in the ASGI scope: what the protocol stamped, then that a request has its record
+MARK: Final = "timesplit"  # key in the ASGI scope: the request's arrival, then that it has its record
+MANY_WAITS: Final = 1_000  # a response of more pieces is summed up piece by piece: a bound on the memory
+MANY_SEGMENTS: Final = 120  # in the journal; further ones are summed up
+PIPELINED: Final = "pipelined"
 _ACCEPT, _READ, _RECEIVE, _SEND = (CODES[name] for name in ("accept", "read", "receive", "send"))
 _RESPONSE, _DISCONNECT, _EXCEPTION = (
     ENDED_BY.index(name) for name in ("response", "disconnect", "exception")
 )
-_PARTS = len(SERVER_PARTS)
-_STATE_PREFIX = b"timesplit="
+_SSE: Final = STREAM_KINDS.index("sse")
+_NO_TOTALS: Final = (0,) * len(SERVER_PARTS)
+_STATE_PREFIX: Final = b"timesplit="
 
 
-class Arrival(Protocol):
-    """What the protocol could stamp before the application was called. Times in ns, -1 unknown.
+class Connection(Protocol):
+    """The connection on which a request came, where the server's protocol is known.
 
     Attributes:
-        arrived: when the request's first bytes reached the kernel.
-        accepted: when the connection was taken from the accept queue; `arrived` on a reused one.
-        received: when the worker read those bytes.
-        uncertain_ns: how much of the waits before `received` could belong elsewhere.
+        freed: when the last answer on it was complete: a request that was there already waited for that.
     """
 
-    arrived: int
-    accepted: int
-    received: int
-    uncertain_ns: int
+    freed: int
+
+    def serve(self, request: "Request") -> None:
+        """A request's first step begins."""
+
+    def unsent(self, request: "Request") -> bool:
+        """Tell whether bytes are left to send; if so, `request.drained` is called when they are sent."""
+
+    def served(self, request: "Request") -> None:
+        """A request needs to know no more of its connection."""
 
 
-class Request:
+# What the server's protocol stamped: the connection, when the first bytes reached the kernel, when the connection was
+# taken from the accept queue (on a reused one as `arrived`), when the worker read those bytes, and how much of these
+# waits could belong elsewhere. In ns; `arrived` is UNKNOWN where it could not be found out.
+Arrival = tuple[Connection, int, int, int, int]
+
+
+class Request(Strand):
     """The record of a request under way.
 
     Attributes:
         route: template of the route that was chosen, with all its prefixes; empty while none was.
         mounted: the prefix under which the application is mounted that the request has got to.
         foreign: server span of the application's own tracing, or None.
+        uncertain: how much of its waits could belong elsewhere, in ns.
+        sent: when `send` had returned for the last byte, or the client was seen to be gone; 0 until then.
+        answered: when that byte had gone to the kernel; 0 until then.
     """
 
-    __slots__ = (
-        "_receive",
-        "_send",
-        "_sender",
-        "arrival",
-        "ended",
-        "ended_by",
-        "foreign",
-        "journal",
-        "mounted",
-        "number",
-        "query_count",
-        "root",
-        "route",
-        "route_cpu",
-        "scope",
-        "slot",
-        "status",
-        "uncertain",
-        "upstream_count",
-    )
+    # On the class, as in Strand: most requests never set most of these.
+    route = mounted = ""
+    foreign: Any = None
+    connection: Connection | None = None
+    status = query_count = upstream_count = uncertain = 0
+    sent = answered = blocked = 0
+    ended_by = _EXCEPTION
+    messages = stream_first = stream_last = 0
+    _arrived = UNKNOWN
+    _accepted = _received = _freed = 0
+    _head: Any = ()
+    _long = _busy_before = _busy_gone = _since = 0
+    _settled = _written = _over = False
+    _sender: Strand | None = None
+    _folded: tuple[Segment, ...] = ()
 
-    def __init__(self, journal: Journal, scope: Scope, receive: Receive, send: Send) -> None:
-        now = clock()
+    def __init__(
+        self, journal: Journal, hooks: LoopHooks, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self.born = self._since = now = clock()
+        self.waits: list[Wait] = []
+        self.children: list[Strand] = []
+        self.request = self  # till it is over, then the cycle is broken
         self.journal = journal
+        self.hooks = hooks
         self.scope = scope
-        self.arrival: Arrival | None = scope.get(MARK)
-        scope[MARK] = True  # not self: record, send and scope would make a cycle
+        arrival: Arrival | None = scope.get(MARK)
+        scope[MARK] = True
         self._receive = receive
         self._send = send
-        self.status = self.ended = self.query_count = self.upstream_count = self.uncertain = 0
-        self.route_cpu = UNKNOWN
-        self.route = self.mounted = ""
-        self.foreign: Any = None
-        self.ended_by = _EXCEPTION
-        self.root = self._sender = Strand(now, request=self)
-        self.slot, self.number = journal.open(now, *_ids(scope))
+        self.traceparent, self.client_span = ids(scope)
+        self.slot, self.number = journal.open(now, self.traceparent, self.client_span)
+        if arrival is not None:
+            self.connection, self._arrived, self._accepted, self._received, self.uncertain = arrival
+            self._freed = self.connection.freed
+            self.connection.serve(self)
 
     def send(self, message: Message) -> Awaitable[None]:
         """See the status and the last byte, and charge a full transport to `send`."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            return self._send(message)
-        return self._sending(message, not message.get("more_body", False))
+        kind = message.get("type")
+        if kind == "http.response.body":
+            return self._sending(message, not message.get("more_body", False))
+        if kind == "http.response.start":
+            self.status = message.get("status", 0)
+            self._head = message.get("headers", ())
+        return self._send(message)
 
-    @coroutine
-    def _sending(self, message: Message, last: bool) -> Generator[Any, Any, None]:
-        strand = here.strand or self.root
+    async def _sending(self, message: Message, last: bool) -> None:
+        strand = self.hooks.strand or self
         before = strand.part, strand.label
         strand.part, strand.label = _SEND, ""
         try:
-            yield from self._send(message).__await__()
+            await self._send(message)
         finally:
             strand.part, strand.label = before
-        if last and not self.ended:
-            self.ended = clock()
-            self.ended_by = _RESPONSE
-            self._sender = strand
-            if self.foreign is not None:
-                self._tell_foreign()
+        try:
+            if last:
+                self._complete(strand)
+            elif message.get("body"):
+                self._streamed(strand)
+        except Exception:
+            self.failed()
 
-    @coroutine
-    def receive(self) -> Generator[Any, Any, Message]:
+    async def receive(self) -> Message:
         """Charge waits for the client's bytes to `receive`, and see it leave."""
-        strand = here.strand or self.root
+        strand = self.hooks.strand or self
         before = strand.part, strand.label
         strand.part, strand.label = _RECEIVE, ""
         try:
-            message = yield from self._receive().__await__()
+            message = await self._receive()
         finally:
             strand.part, strand.label = before
-        if message["type"] == "http.disconnect" and not self.ended:
-            self.ended = clock()
-            self.ended_by = _DISCONNECT
+        if not self.sent and message.get("type") == "http.disconnect":
+            self.left(clock())
         return message
 
-    def _tell_foreign(self) -> None:
-        """Set the parts on the application's own server span: it ends when `send` has returned."""
-        try:
-            segments = self._ingress()
-            segments += split(self._sender, self.root.born, self.ended)
-            foreign.tell(self.foreign, segments)
-        except Exception:  # whatever the span's processors do
-            self.failed()
+    def left(self, now: int) -> None:
+        """The client is gone: what the request does from now on, nobody waits for."""
+        if not self.sent:
+            self._sender = self
+            self.ended_by = _DISCONNECT
+            self._end(now)
+            self.answered = now
+
+    def drained(self, now: int, complete: bool = True) -> None:
+        """The last byte of the response went to the kernel, or will never do so."""
+        if not self.answered:
+            self.answered = now
+            if not complete:
+                self.ended_by = _DISCONNECT
+            if self._over:
+                self._close()
 
     def failed(self) -> None:
         """Count an error of ours."""
         with suppress(Exception):  # the journal can be closed already
             self.journal.failed()
 
-    def close(self, now: int) -> None:
-        """Write the account; called when the ASGI call is over."""
-        root = self.root
-        end = self.ended or now
-        segments = self._ingress()
-        segments += split(self._sender, root.born, end)
-        totals = [0] * _PARTS
-        for part, _, start, until in segments:
-            totals[part] += until - start
-        if self.arrival is None:
+    def long_step(self, start: int, end: int, cpu: int) -> None:
+        """Note that a step of one of its strands was long, and how much of it was not CPU time."""
+        self._long += end - start
+        blocked = end - start - cpu
+        if self.sent:  # of a step in which the response was sent, its share until then
+            blocked = blocked * max(min(self.sent, end) - start, 0) // (end - start)
+        self.blocked += blocked
+
+    def note(self, part: int, since: int) -> None:
+        """Keep the journal's word of what it does just now."""
+        if not self.sent:
+            try:
+                self.journal.doing(self.slot, part, since)
+            except Exception:
+                self.failed()
+
+    def step(self, now: int) -> None:
+        """A step starts: see that what is kept of a long life stays little."""
+        super().step(now)
+        try:
+            if self.sent and not self._settled:
+                self._settle()
+            elif len(self.waits) >= MANY_WAITS:
+                self._fold(now)
+        except Exception:
+            self.failed()
+
+    def over(self, now: int, error: BaseException | None) -> None:
+        """The ASGI call returned, or raised `error`: write the account, unless bytes are still to be sent."""
+        self.end(now)
+        self._over = True
+        if not self.sent:
+            self._sender = self
+            self._end(now)
+            self.answered = now
+        elif error is not None and not self._settled and self.ended_by == _RESPONSE:
+            self.ended_by = _EXCEPTION
+        if self.answered:
+            self._close()
+
+    def child_over(self, child: Strand) -> None:
+        """A task that it started is over; once the account is made, it is no more than busy time."""
+        if self._settled:
+            self._forget_ended()
+
+    def _complete(self, sender: Strand) -> None:
+        """The last byte was given to the server's transport."""
+        if self.sent:
+            if self.stream_first:
+                self.stream_last = clock()
+            return
+        self._sender = sender
+        self.ended_by = _RESPONSE
+        now = clock()
+        self._end(now)
+        if self.connection is None or not self.connection.unsent(self):
+            self.answered = now
+        if self.foreign is not None:
+            foreign.tell(self.foreign, self._ingress() + self._account(now))
+
+    def _streamed(self, sender: Strand) -> None:
+        """A piece of the response was sent: an event stream is answered with its first."""
+        if self._head:
+            head, self._head = self._head, ()
+            if not self.sent and _is_event_stream(head):
+                self._complete(sender)
+                self.stream_first = self.sent
+        if self.stream_first:
+            self.messages += 1
+
+    def _end(self, now: int) -> None:
+        """The request's own time ends here; what comes after has an account of its own."""
+        self.sent = now
+        start = self.hooks.since
+        running = self.hooks.strand is not None and self.hooks.strand.request is self and start
+        self._busy_before = self._busy() + (now - start if running else 0)
+        self.journal.doing(self.slot, ANSWERED, now)
+        if self.connection is not None:
+            self.connection.freed = now
+
+    def _busy(self) -> int:
+        busy = self.busy + self._busy_gone
+        return busy + sum(child.busy for child in self.children) if self.children else busy
+
+    def _settle(self) -> None:
+        """Keep no more of waits and tasks: the account is made, and after it only busy time counts."""
+        self._settled = True
+        if self.answered:
+            self._write()
+        else:
+            self._folded = (*self._account(self.sent),)
+            self._since = self.sent
+        self._forget_ended()
+        for strand in self.strands:
+            strand.waits = Nowhere()
+
+    def _fold(self, now: int) -> None:
+        """Sum up what has been so far."""
+        self._folded = (*summed([*self._folded, *split(self, self._since, now)]),)
+        self._since = now
+        for strand in self.strands:
+            strand.waits.clear()
+        self._forget_ended()
+
+    def _forget_ended(self) -> None:
+        for child in [child for child in self.children if child.ended]:
+            self.children.remove(child)
+            self._busy_gone += child.busy
+
+    def _close(self) -> None:
+        """All is over: write what is not written yet, and let go of everything."""
+        try:
+            self._write()
+            self._write_after()
+        except Exception:
+            self.failed()
+        if self.connection is not None:
+            self.connection.served(self)
+        for strand in self.strands:
+            strand.waits = Nowhere()
+            strand.request = None
+        self.children.clear()
+
+    def _write(self) -> None:
+        """Write the account."""
+        if self._written:
+            return
+        self._written = True
+        segments = self._ingress() + self._account(self.answered)
+        if len(segments) > MANY_SEGMENTS:
+            segments = segments[: MANY_SEGMENTS // 2] + summed(segments[MANY_SEGMENTS // 2 :])
+        totals = [*_NO_TOTALS]
+        other = ""
+        longest = 0
+        text = self.journal.text
+        kept = []
+        for part, label, start, end in segments:
+            totals[part] += end - start
+            if part == OTHER_WAIT and end - start > longest:
+                other, longest = label, end - start
+            kept.append((part, text(label) if label else 0, start, end))
+        cpu = max(totals[ROUTE] - self.blocked, 0)
+        if self._arrived == UNKNOWN:
             totals[_ACCEPT] = totals[_READ] = UNKNOWN
-        self.journal.close(
-            self.slot, self.number, now, self._facts(now, end, segments, totals), self._kept(segments)
-        )
-
-    def _ingress(self) -> list[Segment]:
-        """The stretch before the first step, where its edges are known."""
-        found = self.arrival
-        if found is None:
-            return []
-        edges = (
-            (_ACCEPT, found.arrived, found.accepted),
-            (_READ, found.accepted, found.received),
-            (CODES["loop"], found.received, self.root.born),
-        )
-        return [Segment(part, "", start, end) for part, start, end in edges if end > start]
-
-    def _facts(self, now: int, end: int, segments: list[Segment], totals: list[int]) -> list[int]:
-        text, scope = self.journal.text, self.scope
-        other = max((s for s in segments if s.part == OTHER_WAIT), key=_length, default=None)
-        return [
-            end,
-            now,
-            self.arrival.arrived if self.arrival else UNKNOWN,
+        scope = self.scope
+        fields = (
+            self.answered,
+            self.ended or self.answered,
+            self._arrived,
             text(self.route or _template_in(scope)),
             text(scope["method"]),
             self.status or (500 if self.ended_by == _EXCEPTION else 0),
             self.ended_by,
-            self.route_cpu,
+            cpu,
             self.uncertain,
             self.query_count,
             self.upstream_count,
-            text(other.label) if other else 0,
-            *foreign.ids(self.foreign),
-            len(segments),
+            text(other) if other else 0,
+            *(_NOT_FOREIGN if self.foreign is None else foreign.ids(self.foreign)),
+            len(kept),
             *totals,
-        ]
+        )
+        self.journal.close(self.slot, self.number, self.answered, fields, kept)
+        self.slot = 0
 
-    def _kept(self, segments: list[Segment]) -> list[tuple[int, int, int, int]]:
-        text = self.journal.text
-        return [(part, text(label), start, end) for part, label, start, end in segments]
+    def _account(self, end: int) -> list[Segment]:
+        """Return the segments from the first step to the end."""
+        if not self.waits and not self.children and not self._folded:
+            segments = [Segment(ROUTE, "", self._since, self.sent)] if self.sent > self._since else []
+        else:
+            segments = [*self._folded, *split(self._sender or self, self._since, self.sent)]
+        if end > self.sent:
+            segments.append(Segment(_SEND, "", self.sent, end))
+        return segments
+
+    def _ingress(self) -> list[Segment]:
+        """Return the segments before the first step, where their edges are known."""
+        at = self._arrived
+        if at == UNKNOWN:
+            return []
+        segments = []
+        free = min(max(self._freed, self._received), self.born)
+        for part, label, until in (
+            (_ACCEPT, "", self._accepted),
+            (_READ, "", self._received),
+            (OTHER_WAIT, PIPELINED, free),
+            (LOOP, "", self.born),
+        ):
+            if until > at:
+                segments.append(Segment(part, label, at, until))
+                at = until
+        return segments
+
+    def _write_after(self) -> None:
+        """Write the account of the work after the response, and of the stream that the response was."""
+        now, since, busy = self.ended, self.sent, self._busy()
+        self.hooks.told.short_steps(self.scope["method"], self.route, max(busy - self._long, 0), now)
+        if self.stream_first:
+            since = self.stream_last or now
+            self._write_stream(since)
+        if now - since >= LONG_STEP:
+            after = max(busy - self._busy_before, 0) if since == self.sent else UNKNOWN
+            route = self.journal.text(self.route or _template_in(self.scope))
+            self.journal.after(self.number, since, now, after, route)
+
+    def _write_stream(self, closed: int) -> None:
+        self.journal.stream(
+            self.number,
+            self.traceparent,
+            self.client_span,
+            _SSE,
+            self.born if self._arrived == UNKNOWN else self._arrived,
+            self.stream_first,
+            self.messages,
+            closed,
+            self.status,
+            self.journal.text(self.route or _template_in(self.scope)),
+        )
 
 
-async def call(journal: Journal, app: App, scope: Scope, receive: Receive, send: Send) -> None:
+def call(
+    journal: Journal, hooks: LoopHooks, app: App, scope: Scope, receive: Receive, send: Send
+) -> Awaitable[None]:
     """Call the application in a request's account."""
     try:
-        request = Request(journal, scope, receive, send)
-        drives(request.root)
+        request = Request(journal, hooks, scope, receive, send)
     except Exception:
         journal.failed()
-        await app(scope, receive, send)
-        return
-    try:
-        called = app(scope, request.receive, request.send)
-        # An application may answer its call with any awaitable; a coroutine can be driven.
-        await drive(request.root, called if called.__class__ is CoroutineType else _awaiting(called))
-    finally:
-        try:
-            request.close(clock())
-        except Exception:
-            request.failed()
+        return app(scope, receive, send)
+    return hooks.drive(request, coroutine(app(scope, request.receive, request.send)))
+
+
+def coroutine(called: Awaitable[None]) -> Coroutine[Any, Any, None]:
+    """Return what can be driven: an application may answer its call with any awaitable."""
+    return called if called.__class__ is CoroutineType else _awaiting(called)
 
 
 async def _awaiting(called: Awaitable[None]) -> None:
@@ -229,11 +428,14 @@ def _template_in(scope: Scope) -> str:
     return found if isinstance(found, str) else ""
 
 
-def _length(segment: Segment) -> int:
-    return segment.end - segment.start
+def _is_event_stream(headers: Any) -> bool:
+    return any(
+        name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
+        for name, value in headers
+    )
 
 
-def _ids(scope: Scope) -> tuple[bytes, bytes]:
+def ids(scope: Scope) -> tuple[bytes, bytes]:
     """Return the raw traceparent and our mark in tracestate, empty where they are missing."""
     parent = state = b""
     for name, value in scope["headers"]:
@@ -244,4 +446,4 @@ def _ids(scope: Scope) -> tuple[bytes, bytes]:
     return parent, state
 
 
-__all__ = ["MARK", "ROUTE", "Arrival", "Request", "call"]
+_NOT_FOREIGN: Final = foreign.ids(None)
