@@ -81,6 +81,7 @@ def test_what_is_missing_is_said_and_nothing_else_is_touched() -> None:
 
 
 def test_uninstrument_leaves_every_class_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    timesplit.uninstrument()  # whatever was armed before this test
     monkeypatch.setenv("TIMESPLIT_TRACES", "ledger")
     before = [dict(vars(owner)) for owner in TOUCHED]
     timesplit.instrument(fastapi.FastAPI())

@@ -510,5 +510,7 @@ def test_off_leaves_the_application_as_it_is(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_mode_that_there_is_not_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIMESPLIT_TRACES", "all")
 
-    with pytest.raises(timesplit.errors.UsageError, match="TIMESPLIT_TRACES=all: use one of otel, off"):
+    with pytest.raises(
+        timesplit.errors.UsageError, match="TIMESPLIT_TRACES=all: use one of ledger, otel, off"
+    ):
         timesplit.instrument(application())

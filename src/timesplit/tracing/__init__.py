@@ -1,8 +1,4 @@
-"""Mode `otel`: the worker makes its own spans, with the OpenTelemetry SDK and its instrumentations.
+"""What imports OpenTelemetry inside the worker, the only place there: loaded where it is wanted, and only then.
 
-The only place inside the worker that imports OpenTelemetry; loaded in this mode alone.
+`application` makes the spans of mode `otel`; `instrumentor` is for applications that make their own.
 """
-
-from timesplit.tracing.application import instrument
-
-__all__ = ["instrument"]
