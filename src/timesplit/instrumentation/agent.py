@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import platform
-import secrets
 import socket
 import sys
 import weakref
@@ -22,6 +21,7 @@ from timesplit.clocks import boot_id
 from timesplit.instrumentation import (
     database,
     foreign,
+    identity,
     ingress,
     mode,
     offload,
@@ -134,7 +134,7 @@ class Agent:
             OSError: it cannot be made.
         """
         if self._journal is None:
-            self._journal = Journal(journal_folder(), secrets.token_hex(8), self._about())
+            self._journal = Journal(journal_folder(), identity.make(), self._about())
         return self._journal
 
     def serve(self, server: Any, attribute: str) -> None:

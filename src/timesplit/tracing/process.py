@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import secrets
 from collections.abc import Iterator
 from importlib import metadata
 
@@ -12,6 +11,7 @@ from opentelemetry.util.types import AnyValue
 
 from timesplit import spanfacts
 from timesplit.clocks import boot_id, read_anchor
+from timesplit.instrumentation import identity
 
 _PACKAGES = ("timesplit", "fastapi", "starlette", "uvicorn", "gunicorn", "opentelemetry-sdk")
 
@@ -27,7 +27,7 @@ def worker_resource(armed: frozenset[str]) -> Resource:
     """
     anchor = read_anchor()
     ours: dict[str, AnyValue] = {
-        "service.instance.id": secrets.token_hex(8),
+        "service.instance.id": identity.share(),
         "process.pid": os.getpid(),
         spanfacts.ANCHOR_MONOTONIC: anchor.monotonic,
         spanfacts.ANCHOR_UTC: anchor.utc,
