@@ -66,7 +66,7 @@ class Target:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self._connections = 0
+        self._connections = self._looks = self._posted = 0
         self._server = self._call(asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=512))
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -95,12 +95,28 @@ class Target:
                 request = await _read(head, reader, number)
                 self.seen.append(request)
                 path, _, query = request.path.partition("?")
-                if not await _ANSWERS[path](writer, query):
+                answer = self._jobs if path == "/jobs" else _ANSWERS.get(path, _ANSWERS["/missing"])
+                if not await answer(writer, query):
                     break
         except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass
         finally:
             writer.close()
+
+    async def _jobs(self, writer: asyncio.StreamWriter, query: str) -> bool:
+        """Take a job, or tell their states: 0 is finished at once, 1 at the third look, 2 dies, 3 never ends."""
+        if query:
+            self._looks += 1
+            states = ["finished", "finished" if self._looks >= 3 else "running", "dead", "running"]
+            jobs = [
+                {"job_id": str(number), "state": state, "attempts": 1, "effects": int(state == "finished")}
+                for number, state in enumerate(states)
+            ]
+            writer.write(_answer(200, json.dumps(jobs).encode()))
+        else:
+            writer.write(_answer(202, json.dumps({"job_id": str(self._posted)}).encode()))
+            self._posted += 1
+        return True
 
 
 async def _read(head: bytes, reader: asyncio.StreamReader, connection: int) -> Seen:
@@ -201,26 +217,22 @@ _ANSWERS = {
 
 
 class Generator:
-    """Locust with a locustfile, as a process of its own. Use it in a `with` block: nothing of it survives that."""
+    """Locust as a process of its own. Use it in a `with` block: nothing of it survives that."""
 
     def __init__(
-        self, folder: Path, locustfile: str, target: str, *arguments: str, **environment: str
+        self, folder: Path, locustfile: Path, target: str, *arguments: str, **environment: str
     ) -> None:
         """Prepare it.
 
         Args:
-            folder: where the locustfile, and `runs` with the records, are put.
-            locustfile: its text, without the imports that nearly all need.
+            folder: where it runs, and leaves `runs` with the records.
+            locustfile: a locustfile, or a folder of them.
             target: URL of the service.
-            arguments: further arguments for Locust.
+            arguments: further arguments.
             environment: further environment.
         """
-        self.runs = folder / "runs"
-        self._folder = folder
-        file = folder / "scenario.py"
-        file.write_text(_IMPORTS + textwrap.dedent(locustfile))
-        self._command = [sys.executable, "-m", "locust", "-f", str(file), "--headless", "--host", target]
-        self._command += ["--only-summary", "--exit-code-on-error", "0", *arguments]
+        self.runs, self._folder = folder / "runs", folder
+        self._command = [sys.executable, "-m", "locust", "-f", str(locustfile), "--host", target, *arguments]
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(("TIMESPLIT", "OTEL"))
         }
@@ -272,18 +284,38 @@ class Run:
         return pa.concat_tables(pq.read_table(file) for file in files).to_pylist() if files else []
 
 
-def load(folder: Path, locustfile: str, target: str, *arguments: str, **environment: str) -> Run:
-    """Run Locust to its end."""
-    with Generator(folder, locustfile, target, *arguments, **environment) as generator:
+def scenario(folder: Path, text: str, target: str, *arguments: str, **environment: str) -> Generator:
+    """Return Locust, headless, with a locustfile of this text, without the imports that nearly all need."""
+    file = folder / "scenario.py"
+    file.write_text(_IMPORTS + textwrap.dedent(text))
+    headless = ("--headless", "--only-summary", "--exit-code-on-error", "0")
+    return Generator(folder, file, target, *headless, *arguments, **environment)
+
+
+def load(folder: Path, text: str, target: str, *arguments: str, **environment: str) -> Run:
+    """Run such a locustfile to its end."""
+    with scenario(folder, text, target, *arguments, **environment) as generator:
         return generator.finish()
+
+
+def free_port() -> str:
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return str(free.getsockname()[1])
 
 
 def processes(number: int) -> list[str]:
     """Return Locust's arguments for several processes, on a port that is no other Locust's."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    ports = ["--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port]
-    return ["--processes", str(number), *ports]
+    port = free_port()
+    return ["--processes", str(number), "--master-bind-port", port, "--master-port", port]
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until it is so."""
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, f"not within {seconds} s"
+        time.sleep(0.05)
 
 
 def named(rows: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:

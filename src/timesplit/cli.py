@@ -225,7 +225,11 @@ def _parser() -> argparse.ArgumentParser:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("scenario", nargs="?", help="a name in loadtests/, or the path of any locustfile")
-    add("user_class", nargs="*", help="Locust user classes to run, instead of the scenario's own")
+    add(
+        "user_class",
+        nargs="*",
+        help="Locust user classes to run instead of the scenario's own; directly behind it",
+    )
     add(
         "--path",
         action="append",

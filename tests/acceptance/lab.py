@@ -57,7 +57,10 @@ class Lab:
 
     def _is_mine(self, process: psutil.Process) -> bool:
         try:
-            marked: bool = process.environ().get(MARK) == self._mark
+            # Servers that show a title as their command line write it over their environment.
+            marked: bool = process.environ().get(MARK) == self._mark or process.cwd().startswith(
+                str(self.folder)
+            )
             return marked and process.status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False

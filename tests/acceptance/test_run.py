@@ -24,6 +24,25 @@ class ShortBursts(BurstUser):
     rounds = 1
 '''
 
+FEW_JOBS = """
+from timesplit.loadgen import JobUser
+
+
+class FewJobs(JobUser):
+    count = 50
+"""
+FAULTS = """
+warmup = 0
+workers = 1
+[[fault]]
+at = 1
+process = "job-worker"
+restart = true
+[[fault]]
+at = 1.5
+process = "service-worker"
+"""
+
 
 def test_bursts_over_real_sockets_show_the_wait_that_a_span_does_not(lab: Lab, tmp_path: Path) -> None:
     scenario = tmp_path / "short.py"
@@ -48,6 +67,28 @@ def test_bursts_over_real_sockets_show_the_wait_that_a_span_does_not(lab: Lab, t
     lab.wait_until_gone(0)
 
 
+def test_jobs_outlive_the_workers_that_are_killed_on_the_way(lab: Lab, tmp_path: Path) -> None:
+    scenario = tmp_path / "few.py"
+    scenario.write_text(FEW_JOBS)
+    scenario.with_suffix(".toml").write_text(FAULTS)
+
+    ended = lab.run("run", str(scenario))
+
+    assert ended.returncode == 0, ended.stderr
+    folder = Path(ended.stdout.splitlines()[-1])
+    faults = json.loads((folder / "run.json").read_text())["faults"]
+    assert [(fault["process"], fault["signal"]) for fault in faults] == [
+        ("job-worker", "KILL"),
+        ("service-worker", "KILL"),
+    ]
+    assert 1 <= faults[0]["done_at"] <= faults[1]["done_at"]
+    assert len({fault["pid"] for fault in faults}) == 2
+    jobs = pq.read_table(folder / "jobs")
+    assert jobs.num_rows >= 48  # what the service's worker was answering when it was killed was not accepted
+    assert set(jobs["state"].to_pylist()) == {"finished"}
+    assert set(jobs["effects"].to_pylist()) == {1}
+
+
 def test_an_interrupted_run_stops_everything_and_keeps_what_there_is(lab: Lab) -> None:
     command = lab.start("run", "mixed", "-u", "5", "-t", "300s", "--workers", "2")
     folder = wait_for_rows(lab)
@@ -70,8 +111,10 @@ def test_nothing_survives_a_killed_timesplit(lab: Lab) -> None:
     command = lab.start("run", "mixed", "-u", "5", "-t", "300s", "--workers", "2", "--processes", "2")
     wait_for_rows(lab)
     names = {process.name() for process in lab.processes()}
-    assert {"postgres", "valkey-server"} <= names
-    assert len(lab.processes()) > 10  # gunicorn and its workers, Locust and its, and the others
+    assert {"postgres", "valkey-server", "python"} <= names
+    assert (
+        len(lab.processes()) > 15
+    )  # gunicorn and its workers, Locust and its, PostgreSQL's many, and the others
 
     command.kill()
 

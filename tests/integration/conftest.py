@@ -11,9 +11,9 @@ import pytest
 from psycopg import sql
 
 import service.database
+from timesplit.lab.forwarding import answers
 from timesplit.lab.postgres import start_postgres
 from timesplit.lab.processes import Processes, free_port
-from timesplit.lab.stack import answers
 from timesplit.lab.valkey import start_valkey
 
 

@@ -13,9 +13,10 @@ from rich.console import Console
 
 from timesplit.errors import ScenarioError, StartError, TargetUnreachable, UsageError
 from timesplit.lab.display import Display
+from timesplit.lab.forwarding import answers
 from timesplit.lab.run import ScenarioRun, require_answer
 from timesplit.lab.scenario import Fault, Scenario, paths_scenario
-from timesplit.lab.stack import ServiceSettings, answers, require_port
+from timesplit.lab.stack import require_port
 from timesplit.runfolder import RunFolder
 
 LOCUSTFILE = """
@@ -72,7 +73,7 @@ def scenario(text: str = LOCUSTFILE, **changes: Any) -> Scenario:
 
 def prepare(scenario: Scenario, host: str, output: io.StringIO | None = None) -> ScenarioRun:
     display = Display(Console(file=output or io.StringIO(), width=200))
-    return ScenarioRun(scenario, display, ServiceSettings(), host)
+    return ScenarioRun(scenario, display, host)
 
 
 def test_a_run_is_a_folder_with_the_records_of_all_generator_processes(host: str, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +15,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.generator_target import Generator, Run, Target, lines, load, processes
+from tests.generator_target import Run, Target, lines, load, processes, scenario, wait_for
 from timesplit.schema import CLIENT, HOSTS
 
 MS = 1_000_000
@@ -81,13 +81,6 @@ def collecting(*, silent: bool = False) -> Iterator[Collector]:
 def target() -> Iterator[Target]:
     with Target() as target:
         yield target
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 20) -> None:
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until, f"not within {seconds} s"
-        time.sleep(0.05)
 
 
 def ids_of(rows: Iterable[dict[str, Any]]) -> list[tuple[bytes, bytes]]:
@@ -180,13 +173,13 @@ def test_a_collector_that_hangs_costs_spans_and_nothing_else(target: Target, tmp
 
 
 def test_attempts_that_are_open_at_the_end_are_rows(target: Target, tmp_path: Path) -> None:
-    scenario = """
+    text = """
     class Patient(FastHttpUser):
         @task
         def wait_long(self):
             self.client.get("/slow?60")
     """
-    rows = load(tmp_path, scenario, target.url, "-u", "4", "-r", "4", "-t", "1s").rows(CLIENT)
+    rows = load(tmp_path, text, target.url, "-u", "4", "-r", "4", "-t", "1s").rows(CLIENT)
 
     assert [row["error"] for row in rows] == ["unfinished"] * 4
     assert all(row["sent"] and row["done"] is None and row["status"] is None for row in rows)
@@ -197,7 +190,7 @@ def test_several_processes_make_one_run_that_lacks_nothing_and_doubles_nothing(
 ) -> None:
     told = tmp_path / "progress"
     arguments = ("-u", "8", "-r", "8", *processes(2))
-    with Generator(tmp_path, STEADY, target.url, *arguments, TIMESPLIT_PROGRESS=str(told)) as generator:
+    with scenario(tmp_path, STEADY, target.url, *arguments, TIMESPLIT_PROGRESS=str(told)) as generator:
         wait_for(lambda: len(target.seen) > 1000)
         generator.process.send_signal(signal.SIGINT)  # as Ctrl-C does: an ordinary end
         run = generator.finish()
@@ -236,7 +229,7 @@ def test_each_start_is_a_run_with_a_key_of_its_own(target: Target, tmp_path: Pat
 
 
 def test_a_killed_generator_leaves_all_but_the_last_seconds(target: Target, tmp_path: Path) -> None:
-    with Generator(tmp_path, STEADY, target.url, "-u", "5", "-r", "5") as generator:
+    with scenario(tmp_path, STEADY, target.url, "-u", "5", "-r", "5") as generator:
         wait_for(lambda: len(target.seen) > 1200)
         generator.process.kill()
         generator.process.wait()
@@ -253,7 +246,7 @@ def test_a_killed_generator_leaves_all_but_the_last_seconds(target: Target, tmp_
 def test_where_records_cannot_be_written_no_load_is_made(target: Target, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     runs = str(tmp_path / "file" / "runs")
-    with Generator(tmp_path, STEADY, target.url, "-t", "5s", TIMESPLIT_RUNS=runs) as generator:
+    with scenario(tmp_path, STEADY, target.url, "-t", "5s", TIMESPLIT_RUNS=runs) as generator:
         output = generator.finish(exit_code=2).output
 
     assert [line for line in output.splitlines() if "ERROR" in line and "timesplit: " in line]
@@ -272,7 +265,7 @@ def test_where_records_cannot_be_written_no_load_is_made(target: Target, tmp_pat
 def test_classes_marked_by_name_run_only_when_they_are_named(
     target: Target, tmp_path: Path, arguments: list[str], ran: set[str]
 ) -> None:
-    scenario = """
+    text = """
     class Default(FastHttpUser):
         wait_time = constant(0.1)
 
@@ -289,6 +282,6 @@ def test_classes_marked_by_name_run_only_when_they_are_named(
             self.client.get("/ok", name="/chosen")
     """
     given = processes(2) if arguments == ["--processes"] else arguments
-    run = load(tmp_path, scenario, target.url, "-u", "4", "-r", "4", "-t", "1s", *given)
+    run = load(tmp_path, text, target.url, "-u", "4", "-r", "4", "-t", "1s", *given)
 
     assert {row["name"] for row in run.rows(CLIENT)} == ran

@@ -17,8 +17,8 @@ from service.database import async_engine, job_engine
 from service.jobs import JobDead, attempt, enqueue, job_queue
 from service.models import Job, JobKind, JobState
 from service.settings import Settings
+from timesplit.lab.forwarding import answers
 from timesplit.lab.processes import Child, Processes, free_port
-from timesplit.lab.stack import answers
 
 QUICK = {"JOB_RETRY_DELAY": "0.05", "JOB_HEARTBEAT": "0.3", "JOB_STALLED_AFTER": "1"}
 DEADLINE = 60.0

@@ -9,8 +9,8 @@ import schemathesis
 
 from service.app import create_app
 from service.settings import Settings
+from timesplit.lab.forwarding import answers
 from timesplit.lab.processes import Processes, free_port
-from timesplit.lab.stack import answers
 
 # Waits that a request may ask for: their bound, and what they are cut down to.
 SCHEMES = {"database_url": "postgresql", "cache_url": "redis", "upstream_url": "http"}

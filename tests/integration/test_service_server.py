@@ -10,8 +10,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from timesplit.lab.forwarding import answers
 from timesplit.lab.processes import Child, Processes, free_port
-from timesplit.lab.stack import answers
 
 Serve = Callable[..., tuple[Child, str]]
 

@@ -21,7 +21,7 @@ def test_mode_and_journal_are_handed_on_where_they_are_given() -> None:
 
 
 def test_nothing_but_what_a_start_needs_lies_on_the_path() -> None:
-    names = {path.name for path in inject.STARTUP.iterdir()} - {"__pycache__"}
+    names = {path.name for path in inject.STARTUP.glob("*") if "pyc" not in path.name}
     assert names == {"__init__.py", "sitecustomize.py", "timesplit_start.py"}
 
 

@@ -45,6 +45,8 @@ QUICK = RouteSummary(
     spectrum=None,
     span_spectrum=None,
     windows=None,
+    bands=(),
+    tail=None,
 )
 SLOW = replace(QUICK, route="GET /slow", response=times(200, 400), span=times(190, 390), gap=times(2, 5))
 WAITING = replace(QUICK, route="GET /waiting", response=times(5, 700), gap=times(1, 680))

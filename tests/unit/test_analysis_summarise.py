@@ -1,4 +1,7 @@
+import io
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -215,30 +218,32 @@ def test_a_run_within_its_warm_up_has_no_figures(tmp_path: Path) -> None:
     assert "warm-up" in summary.headline.text
 
 
-@pytest.mark.parametrize("damage", ["cut short", "empty", "not Parquet", "bytes changed", "another table"])
-def test_a_damaged_file_is_named_and_nothing_else_is_lost(tmp_path: Path, damage: str) -> None:
+def cut_in_half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def garbled(content: bytes) -> bytes:
+    """The same with a sound footer and other bytes before it."""
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    return bytes(each ^ 0xFF for each in content[:footer]) + content[footer:]
+
+
+def of_another_table(content: bytes) -> bytes:
+    changed = io.BytesIO()
+    pq.write_table(pq.read_table(io.BytesIO(content)).drop_columns(["intended"]), changed)
+    return changed.getvalue()
+
+
+@pytest.mark.parametrize("damage", [cut_in_half, garbled, of_another_table, bytes.lower, lambda _: b""])
+def test_a_damaged_file_is_named_and_nothing_else_is_lost(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     run = SyntheticRun(tmp_path)
     for at in range(3):
         run.attempt(NAME, at * SECOND, 10 * MS)
     path = run.write()
     good = next((path / "client").glob("*.parquet"))
-    bad = good.with_name("damaged-000000.parquet")
-    content = good.read_bytes()
-    middle = len(content) // 3
-    bad.write_bytes(
-        {
-            "cut short": content[: len(content) // 2],
-            "empty": b"",
-            "not Parquet": b"PAR1 and nothing else",
-            "bytes changed": content[:8]
-            + bytes(each ^ 0xFF for each in content[8:middle])
-            + content[middle:],
-            "another table": next((path / "hosts").glob("*"), good).read_bytes(),
-        }[damage]
-    )
-    if damage == "another table":
-        table = pq.read_table(good).drop(["intended"])
-        pq.write_table(table, bad)
+    good.with_name("damaged-000000.parquet").write_bytes(damage(good.read_bytes()))
     summary = summarise(path)
     assert summary.completeness.client_rows == 3
     assert not summary.completeness.is_complete
@@ -246,10 +251,11 @@ def test_a_damaged_file_is_named_and_nothing_else_is_lost(tmp_path: Path, damage
 
 
 def test_names_of_folders_are_not_patterns(tmp_path: Path) -> None:
-    root = tmp_path / "it's [one] of * those?"
-    run = SyntheticRun(root)
+    run = SyntheticRun(tmp_path / "it's all * of those?")
     run.attempt(NAME, 0, 10 * MS)
-    assert summarise(run.write()).completeness.client_rows == 1
+    path = run.write()
+    shutil.copytree(tmp_path / "it's all * of those?", tmp_path / "it's all two of those!")
+    assert summarise(path).completeness.client_rows == 1
 
 
 @pytest.mark.parametrize(

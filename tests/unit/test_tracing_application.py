@@ -478,6 +478,15 @@ async def test_each_statement_has_one_span_however_the_engine_was_made(
     assert caplog.text == ""  # of two tracers of one engine, one would complain
 
 
+async def test_an_engine_gets_one_tracer_however_often_it_connects(collector: Collector) -> None:
+    engine: Any = _later_engine()
+    async with client_of(application()):
+        for _ in range(3):
+            engine.connect().close()
+
+    assert len(list(engine.dispatch.before_cursor_execute)) == 1
+
+
 async def test_the_origin_of_an_engine_with_options_is_not_traced_twice(
     collector: Collector, caplog: pytest.LogCaptureFixture
 ) -> None:

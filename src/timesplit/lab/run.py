@@ -62,7 +62,7 @@ class ScenarioRun:
 
         Raises:
             TargetUnreachable: nothing answers at `host`.
-            StartError: a piece of the lab does not come up, or the service ends in the run.
+            StartError: a piece of the lab does not come up, or ends in the run.
             ScenarioError: Locust cannot run the scenario.
         """
         try:
@@ -106,7 +106,7 @@ class ScenarioRun:
         return Stack(processes, runs_root(), self._target, self._display.say)
 
     def _drive(self, processes: Processes, host: str, env: Mapping[str, str], stack: Started | None) -> Path:
-        self._display.say(f"running {self._scenario.name} against {host}")
+        self._display.say(f"running {self._scenario.name} against {_URL_USER.sub('//', host)}")
         generator = Generator(processes, self._scenario, host, {"TIMESPLIT_RUNS": str(runs_root()), **env})
         while generator.goes_on():
             for progress in generator.progress():

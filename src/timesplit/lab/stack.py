@@ -89,15 +89,14 @@ class Stack:
             child.wait_ready(ready, START_SECONDS)
 
     def check(self) -> None:
-        """Fail if the service has ended.
+        """Fail if the service or the forwarder has ended.
 
         Raises:
             StartError: with the last lines of its output.
         """
-        if self._service.exit_code is not None:
-            raise self._service.start_error(
-                f"ended with exit code {self._service.exit_code} while it was needed"
-            )
+        for child in (self._service, self._forwarding.child):
+            if child.exit_code is not None:
+                raise child.start_error(f"ended with exit code {child.exit_code} while it was needed")
 
     def carry_out(self, fault: Fault) -> dict[str, Any]:
         """Break something, and return what was done, for `run.json`."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
 
 import gevent
-from gevent.event import Event
+from gevent.event import AsyncResult
 from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError
 
 from timesplit.loadgen.records import UNKNOWN
@@ -22,27 +23,38 @@ class Burst:
     """The gate at which the requests of a burst wait until all of them are ready to be written.
 
     Each has its message made and a connection of its own open, so that what follows the instant is only the
-    writing itself: 100 requests that first had to be built and connected would not be a burst.
+    writing itself: 100 requests that first had to be built and connected would not be a burst. One greenlet
+    writes them all: were each to wake up for it, answers to the first would be dealt with before the last is sent.
 
     Attributes:
         number: number of the burst within its stage and route.
-        ready: requests that wait.
     """
 
     def __init__(self, number: int) -> None:
-        self.number, self.ready = number, 0
-        self._open, self._instant = Event(), 0
+        self.number = number
+        self._members: list[tuple[Callable[[int], None], AsyncResult]] = []
 
-    def wait(self) -> int:
-        """Wait until the burst begins, and return the instant at which it was due."""
-        self.ready += 1
-        self._open.wait()
-        return self._instant
+    @property
+    def ready(self) -> int:
+        """Requests that wait."""
+        return len(self._members)
+
+    def take_part(self, write: Callable[[int], None]) -> None:
+        """Wait for the burst; it calls `write` with the instant at which it was due."""
+        written = AsyncResult()
+        self._members.append((write, written))
+        written.get()
 
     def begin(self) -> None:
-        """Let all go."""
-        self._instant = monotonic_ns()
-        self._open.set()
+        """Write all that is ready."""
+        instant = monotonic_ns()
+        for write, written in self._members:
+            try:
+                write(instant)
+            except OSError as failure:
+                written.set_exception(failure)
+            else:
+                written.set()
 
 
 class Call:

@@ -39,8 +39,7 @@ class BurstUser(FastHttpUser):
     def make_bursts(self) -> None:
         """Make all bursts of all stages."""
         for stage, size in self.sizes.items():
-            if self.recorder is not None:
-                self.recorder.enter(stage)
+            self.enter(stage)
             for number in range(self.rounds):
                 for path in self.paths:
                     gevent.sleep(self.quiet)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from time import monotonic_ns
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import gevent
 from gevent.event import Event
@@ -21,8 +21,9 @@ from timesplit.loadgen.attempt import UNFINISHED, Attempt, Call
 from timesplit.loadgen.progress import Tally
 from timesplit.loadgen.records import PACKED, UNKNOWN, Records, Texts, read_records, to_arrow
 from timesplit.loadgen.spans import SpanSender
+from timesplit.loadgen.streams import Stream
 from timesplit.runfolder import FLUSH_SECONDS, TableWriter
-from timesplit.schema import CLIENT, TABLES, Table
+from timesplit.schema import CLIENT, STREAMS, TABLES, Table
 
 _log = logging.getLogger(__name__)
 _BUFFER: Final = 4096 * PACKED.size  # 330 kB: half a second of a busy process
@@ -63,6 +64,7 @@ class Recorder:
         self._random = Random()  # its own: a scenario may seed the global one, and ids must not repeat
         self._names, self._words = Texts(), Texts()
         self._open: set[Attempt] = set()
+        self._streams: set[Stream] = set()
         self._stage = 0
         self._batch, self._buffer, self._filled = Batch(), bytearray(_BUFFER), 0
         self._writers: dict[str, TableWriter] = {}
@@ -116,6 +118,20 @@ class Recorder:
         """Add a row to one of the tables that grow slowly."""
         self._batch.rows.setdefault(table.name, []).append(row)
 
+    def open_stream(
+        self, trace_id: bytes, span_id: bytes, name: str, kind: Literal["sse", "websocket"], opened: int
+    ) -> Stream:
+        """Begin a stream: from now on it is a row, whatever comes."""
+        stream = Stream(trace_id, span_id, name, self.tally.stage, kind, opened)
+        self._streams.add(stream)
+        return stream
+
+    def close_stream(self, stream: Stream, code: int | None, error: str | None) -> None:
+        """Record a stream that has ended; see `Stream.row`. A second time does nothing."""
+        if stream in self._streams:
+            self._streams.remove(stream)
+            self.add(STREAMS, stream.row(code, error))
+
     def flush(self) -> None:
         """Write what has gathered. Waits, but only the greenlet that calls it."""
         batch = self._take()
@@ -129,10 +145,12 @@ class Recorder:
             self._spans.offer(records, self._names, self._words)
 
     def settle_open(self) -> None:
-        """Make rows of the attempts that are still open: the run is over."""
+        """Make rows of what is still open: the run is over."""
         for attempt in list(self._open):
             self.failed(attempt, UNFINISHED)
             self._settle(attempt, attempt.error)  # those that were answered and never judged
+        for stream in list(self._streams):
+            self.close_stream(stream, None, UNFINISHED)
 
     def close(self) -> None:
         """Write the rest and stop."""

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from time import monotonic_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import websocket
 
-from timesplit.loadgen.attempt import UNFINISHED, Attempt, error_of
-from timesplit.schema import STREAMS
+from timesplit.loadgen.attempt import UNFINISHED, error_of
 from timesplit.tracecontext import traceparent, tracestate
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class EventParser:
             self._data = []
 
 
-@dataclass
+@dataclass(eq=False)
 class Stream:
     """A row of `streams/` while it grows; the attributes are its columns."""
 
@@ -56,29 +55,20 @@ class Stream:
     first: int | None = None
     messages: int = 0
 
-    @classmethod
-    def of_attempt(cls, attempt: Attempt) -> Stream:
-        """Return the stream that the answer to an attempt turns out to be."""
-        recorder = attempt.call.recorder
-        trace_id = recorder.key + attempt.trace
-        return cls(trace_id, attempt.span, attempt.call.name, recorder.tally.stage, "sse", attempt.sent)
-
     def message(self) -> None:
         """Count a message that has come."""
         self.first = self.first or monotonic_ns()
         self.messages += 1
 
-    def end(self, recorder: Recorder, code: int | None, error: str | None) -> None:
-        """Record the stream.
+    def row(self, code: int | None, error: str | None) -> dict[str, Any]:
+        """Return the row of a stream that ends now.
 
         Args:
-            recorder: keeps it.
             code: WebSocket close code or HTTP status; None if there was none.
             error: a word of schema.ERRORS, if it did not end well.
         """
         closed = None if error == UNFINISHED else monotonic_ns()
-        row = asdict(self) | {"side": "client", "closed": closed, "code": code, "error": error}
-        recorder.add(STREAMS, row)
+        return asdict(self) | {"side": "client", "closed": closed, "code": code, "error": error}
 
 
 class WebSocket:
@@ -96,8 +86,7 @@ class WebSocket:
         self._recorder, self._url = recorder, url
         self._socket = websocket.WebSocket()
         self._socket.settimeout(timeout)
-        trace_id, span_id = recorder.key + recorder.new_id(), recorder.new_id()
-        self.stream = Stream(trace_id, span_id, name, recorder.tally.stage, "websocket", monotonic_ns())
+        self._name = name
         self._code: int | None = None
 
     def send(self, message: str) -> None:
@@ -112,12 +101,14 @@ class WebSocket:
                 self._code = struct.unpack("!H", data[:2])[0] if len(data) >= 2 else None
                 return None
             if opcode in (websocket.ABNF.OPCODE_TEXT, websocket.ABNF.OPCODE_BINARY):
-                self.stream.message()
+                self._stream.message()
                 return str(data, "utf-8", "replace")
 
     def __enter__(self) -> Self:
-        stream = self.stream
-        stream.opened = monotonic_ns()
+        trace_id, span_id = self._recorder.key + self._recorder.new_id(), self._recorder.new_id()
+        self._stream = stream = self._recorder.open_stream(
+            trace_id, span_id, self._name, "websocket", monotonic_ns()
+        )
         headers = {
             "traceparent": traceparent(stream.trace_id, stream.span_id, sampled=True),
             "tracestate": tracestate(stream.span_id),
@@ -151,7 +142,7 @@ class WebSocket:
         code = (
             failure.status_code if isinstance(failure, websocket.WebSocketBadStatusException) else self._code
         )
-        self.stream.end(self._recorder, code, error)
+        self._recorder.close_stream(self._stream, code, error)
 
 
 def _websocket_error(failure: BaseException) -> str:

@@ -7,7 +7,7 @@ that waiting for a connection of the generator's own is `late` and not the servi
 import errno
 import select
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain
 from time import monotonic_ns
@@ -77,9 +77,7 @@ class RecordingClient(HTTPClient):
         pool = self._connection_pool
         sock = pool.get_socket()
         try:
-            _stamp_sent(attempt)
-            for piece in payload:
-                sock.sendall(piece)
+            self._write_when_due(attempt, partial(_write, attempt, sock, payload))
         except OSError as failure:
             # A server may answer and close before it has read a long body: its answer is what counts.
             if failure.errno not in _BROKEN:
@@ -98,6 +96,13 @@ class RecordingClient(HTTPClient):
         )
         response._sent_request = head
         return response
+
+    def _write_when_due(self, attempt: Attempt, write: Callable[..., None]) -> None:
+        gate, attempt.call.gate = attempt.call.gate, None
+        if gate is None:
+            write()
+        else:
+            gate.take_part(write)
 
     def _message(self, attempt: Attempt, uri: str, body: Any, headers: Any) -> tuple[str, Iterable[bytes]]:
         """Return the request's head, and all of it as the pieces to write."""
@@ -128,17 +133,23 @@ def _trace_context(attempt: Attempt) -> str:
     return f"traceparent: {parent}\r\ntracestate: {state}\r\n"
 
 
-def _stamp_sent(attempt: Attempt) -> None:
-    """Stamp a request that is about to be written, its connection at hand."""
-    call = attempt.call
-    if call.gate is not None:
-        # The connection was opened before the burst, and is no part of it.
-        gate, call.gate = call.gate, None
+def _write(
+    attempt: Attempt, sock: gevent.socket.socket, payload: Iterable[bytes], due: int | None = None
+) -> None:
+    """Write a request whose connection is at hand.
+
+    Args:
+        attempt: whose it is.
+        sock: its connection.
+        payload: its bytes.
+        due: the instant of the burst that it is part of. Its connection was opened before, and is no part of it.
+    """
+    if due is not None or attempt.connect_ns == UNKNOWN:
         attempt.reused = int(attempt.connect_ns == UNKNOWN)
-        attempt.intended = gate.wait()
+        attempt.intended = attempt.intended if due is None else due
         attempt.sent, attempt.connect_ns = monotonic_ns(), 0
-    elif attempt.connect_ns == UNKNOWN:
-        attempt.sent, attempt.connect_ns, attempt.reused = monotonic_ns(), 0, 1
+    for piece in payload:
+        sock.sendall(piece)
 
 
 class _Timed(ConnectionPool):
@@ -201,11 +212,15 @@ class RecordedResponse(HTTPSocketPoolResponse):
             self._end(sys.exception())
         super().release()
 
+    def __del__(self) -> None:
+        # An answer that is dropped before its end; the base class would not end the attempt.
+        self.release()
+
     def _on_headers_complete(self) -> int | bool | None:
         self.attempt.first_byte = monotonic_ns()
         skip_body = super()._on_headers_complete()
         if str(self._headers_index.get("content-type")).startswith(_EVENT_STREAM):
-            self._stream = Stream.of_attempt(self.attempt), EventParser()
+            self._stream = self._open_stream(), EventParser()
         return skip_body
 
     def _on_body(self, buf: bytearray) -> None:
@@ -220,6 +235,11 @@ class RecordedResponse(HTTPSocketPoolResponse):
         else:
             # Only an interim answer: the base class would give the connection back while it still reads.
             self.message_complete = True
+
+    def _open_stream(self) -> Stream:
+        attempt = self.attempt
+        recorder, name = attempt.call.recorder, attempt.call.name
+        return recorder.open_stream(recorder.key + attempt.trace, attempt.span, name, "sse", attempt.sent)
 
     def _on_events(self, stream: Stream, parser: EventParser, data: bytes) -> None:
         # The first bytes are the answer, and settle the attempt: the verdict on it may be an hour away.
@@ -240,7 +260,7 @@ class RecordedResponse(HTTPSocketPoolResponse):
         else:
             self._answered()
         if self._stream is not None:
-            self._stream[0].end(recorder, self.get_code(), error)
+            recorder.close_stream(self._stream[0], self.get_code(), error)
 
     def _answered(self) -> None:
         self.attempt.call.recorder.answered(self.attempt, self.get_code(), self._received)

@@ -55,6 +55,11 @@ class FastHttpUser(locust.FastHttpUser):
         """What keeps the records of the present run; None outside of a run."""
         return self._generator.recorder if self._generator else None
 
+    def enter(self, stage: str) -> None:
+        """Begin a stage of the scenario: what is requested from now on belongs to it."""
+        if self.recorder is not None:
+            self.recorder.enter(stage)
+
     def finish(self) -> None:
         """End the run, in all processes: the scenario has done all that it meant to do."""
         if self._generator is not None:

@@ -9,13 +9,14 @@ from typing import Final
 from timesplit.analysis.summary import Bursts, RouteSummary, Spectrum, Windows
 from timesplit.report.numbers import milliseconds
 
-WIDTH: Final = 340
-HEIGHT: Final = 200
-LEFT: Final = 50
-RIGHT: Final = 322
-TOP: Final = 12
-BOTTOM: Final = 172
+WIDTH: Final = 280
+HEIGHT: Final = 172
+LEFT: Final = 44
+RIGHT: Final = 264
+TOP: Final = 10
+BOTTOM: Final = 146
 FLOOR_NS: Final = 1_000  # logarithms end here: no clock of ours tells less than 1 µs apart
+MAX_SHARES: Final = 5  # labels like 99.99 % that have room beside one another
 READINGS: Final = 60  # places along x at which a panel can be read
 
 Scale = Callable[[float], float]
@@ -80,8 +81,8 @@ def latency_by_percentile(routes: Sequence[RouteSummary]) -> list[Panel]:
     y, y_ticks = _logarithmic(values)
     last = max(1.0, *(_nines(spectrum.percentiles[-1]) for _, spectrum in spectra))
     x = _linear(0, last, LEFT, RIGHT)
-    shares = ("0", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %", "99.9999 %")
-    x_ticks = tuple(Tick(x(place), label) for place, label in enumerate(shares) if place <= last)
+    shown = range(0, math.floor(last) + 1, 1 if last < MAX_SHARES else 2)
+    x_ticks = tuple(Tick(x(place), f"{100 - 100 * 0.1**place:.7g} %") for place in shown)
     return [
         Panel(
             title=route.route,
@@ -104,7 +105,7 @@ def latency_over_time(routes: Sequence[RouteSummary], warmup_ns: int, lasted_ns:
     y, y_ticks = _logarithmic(values)
     end = max(lasted_ns, *(each.starts_ns[-1] + each.width_ns for _, each in series))
     x = _linear(0, end, LEFT, RIGHT)
-    x_ticks = tuple(Tick(x(at * 1e9), f"{at:,.0f} s") for at in _steps(end / 1e9, 5))
+    x_ticks = tuple(Tick(x(at * 1e9), f"{at:,.0f} s") for at in _steps(end / 1e9, 4))
     return [
         Panel(
             title=route.route,

@@ -59,7 +59,7 @@ def _wide_table(routes: Sequence[RouteSummary]) -> Table:
 
 
 def _narrow_table(routes: Sequence[RouteSummary]) -> Table:
-    table = _table("route, and who says it", "n", "p50", "p95", "p99", "max")
+    table = _table("route", "n", "p50", "p95", "p99", "max")
     for stage, rows in groupby(routes, key=lambda row: row.stage):
         table.add_row(_plain(stage, "dim"))
         for row in rows:
@@ -68,15 +68,15 @@ def _narrow_table(routes: Sequence[RouteSummary]) -> Table:
             table.add_row(Text.assemble("  ", _plain(row.route), failures), requests)
             if row.in_process:
                 median, longest = _test_times(row)
-                table.add_row("    in process", "", median, "", "", longest)
-            table.add_row("    server span", "", *_times(row.span, "blue"))
+                table.add_row("    test", "", median, "", "", longest)
+            table.add_row("    span", "", *_times(row.span, "blue"))
             table.add_row("    client", "", *_times(row.response, "bold"))
     return table
 
 
 def _table(first: str, *others: str) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column(first, overflow="fold", min_width=12)
+    table.add_column(first, overflow="fold", min_width=10)
     for head in others:
         table.add_column(head, justify="right", no_wrap=True)
     return table

@@ -1,7 +1,8 @@
 """Instruments an application: its spans are made by FastAPIInstrumentor, from lifespan start to lifespan end.
 
-The provider is never made the global one. FastAPI's native telemetry wakes up with any global provider, also
-in mounted FastAPI applications, and would make a second server span; without one it stays silent.
+`TIMESPLIT_OTEL=native` has FastAPI's own telemetry make them instead. The provider is never made the global one:
+that telemetry wakes up with any global provider, also in mounted FastAPI applications, and would make a second server
+span beside FastAPIInstrumentor's; without one it stays silent.
 """
 
 import logging
@@ -18,12 +19,15 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from starlette.types import ASGIApp, Lifespan
 
+from timesplit.errors import UsageError
 from timesplit.tracing.exchange import as_exchanges
 from timesplit.tracing.libraries import arm
+from timesplit.tracing.native import instrument_natively
 from timesplit.tracing.process import worker_resource
 from timesplit.tracing.spans import WorkerSpans
 
 log = logging.getLogger(__name__)
+CONTRIB, NATIVE = "contrib", "native"  # who makes the server spans
 _instrumented: weakref.WeakSet[FastAPI] = weakref.WeakSet()
 
 
@@ -32,7 +36,13 @@ def instrument(app: FastAPI) -> None:
 
     Nothing starts before the app's lifespan does, so the app may be made before the workers are forked. A
     second call does nothing. An app that is traced already keeps its own spans and gets no second ones.
+
+    Raises:
+        UsageError: `TIMESPLIT_OTEL` asks for spans that cannot be made here.
     """
+    maker = os.environ.get("TIMESPLIT_OTEL") or CONTRIB
+    if maker not in (CONTRIB, NATIVE):
+        raise UsageError(f"TIMESPLIT_OTEL={maker}: use {CONTRIB} or {NATIVE}")
     if app in _instrumented:
         return
     if _is_traced(app):
@@ -42,10 +52,17 @@ def instrument(app: FastAPI) -> None:
     # Today's attribute names, unless the environment asks for others; contrib reads it once per process.
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
     provider, spans, armed = _tracing()
+    if maker == NATIVE:
+        instrument_natively(app, provider)
+    else:
+        _instrument_by_contrib(app, provider)
+    app.router.lifespan_context = _with_spans(app.router.lifespan_context, spans, armed)
+
+
+def _instrument_by_contrib(app: FastAPI, provider: TracerProvider) -> None:
     FastAPIInstrumentor.instrument_app(app, tracer_provider=provider, exclude_spans=["receive", "send"])
     build: Callable[[], ASGIApp] = app.build_middleware_stack
     app.build_middleware_stack = lambda: as_exchanges(build())  # type: ignore[method-assign]  # contrib's own way
-    app.router.lifespan_context = _with_spans(app.router.lifespan_context, spans, armed)
 
 
 @cache

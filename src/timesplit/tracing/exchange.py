@@ -28,24 +28,34 @@ class Exchange:
         first: when the first message of the stream had been sent, in UTC nanoseconds.
         messages: messages of the stream that the service sent.
         code: close code of a WebSocket.
+        raised: an exception left the application.
     """
 
-    __slots__ = ("code", "complete", "entered", "first", "messages", "stream")
+    __slots__ = ("code", "complete", "entered", "first", "messages", "raised", "stream")
 
     def __init__(self, stream: str | None) -> None:
         self.entered = False
+        self.raised = False
         self.complete = False
         self.stream = stream
         self.first: int | None = None
         self.messages = 0
         self.code: int | None = None
 
-    def watch_send(self, send: Send) -> Send:
-        """Return a `send` that notes what has been sent."""
+    def watch_send(self, send: Send, *, ends_within: bool = False) -> Send:
+        """Return a `send` that notes what has been sent.
+
+        Args:
+            send: what sends.
+            ends_within: the span ends in there, so it must be noted before.
+        """
 
         async def watched(message: Message) -> None:
+            if ends_within:
+                self._note_sent(message)
             await send(message)
-            self._note_sent(message)
+            if not ends_within:
+                self._note_sent(message)
 
         return watched
 
@@ -87,6 +97,16 @@ def current_exchange() -> Exchange | None:
     return _current.get()
 
 
+def enter(scope: Scope) -> Exchange | None:
+    """Begin the exchange of a request, for the code that runs from here on; None where it is none, or has begun."""
+    if scope["type"] not in ("http", "websocket") or _SEEN in scope:
+        return None
+    scope[_SEEN] = True
+    exchange = Exchange("websocket" if scope["type"] == "websocket" else None)
+    _current.set(exchange)
+    return exchange
+
+
 def as_exchanges(stack: ASGIApp) -> ASGIApp:
     """Put the layer that knows exchanges around a middleware stack that contrib has instrumented."""
     layer: ASGIApp | None = stack
@@ -113,17 +133,15 @@ class _Exchanges:
         traced.app = self._enter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or _SEEN in scope:
+        exchange = enter(scope)
+        if exchange is None:
             await self._untraced(scope, receive, send)
             return
-        scope[_SEEN] = True
-        exchange = Exchange("websocket" if scope["type"] == "websocket" else None)
         if exchange.stream:
             receive = exchange.watch_receive(receive)
         # An empty context: on a kept-alive connection asyncio can hand on the one of the request before, and
         # contrib would take that request's span for the parent of this one.
         token = context.attach(context.Context())
-        _current.set(exchange)
         try:
             await self.app(scope, receive, exchange.watch_send(send))
         except Exception as error:

@@ -126,11 +126,17 @@ def _facts(exchange: Exchange, span: ReadableSpan) -> Mapping[str, Any]:
 
 
 def _ended_by(exchange: Exchange, span: ReadableSpan) -> str:
-    raised = any(event.name == "exception" for event in span.events)
+    raised = exchange.raised or any(event.name == "exception" for event in span.events) or _is_failed(span)
     # One that a handler turned into an answer is the application's business.
     if raised and (not exchange.complete or _status(span) >= 500):
         return "exception" if exchange.code is None else "disconnect"
     return "response" if exchange.complete else "disconnect"
+
+
+def _is_failed(span: ReadableSpan) -> bool:
+    """Tell whether FastAPI's own telemetry names an exception: it records no event of it."""
+    error = (span.attributes or {}).get("error.type")
+    return _status(span) >= 500 and isinstance(error, str) and not error.isdigit()
 
 
 def _status(span: ReadableSpan) -> int:
