@@ -47,6 +47,7 @@ from timesplit.instrumentation.layout import (
     Layout,
 )
 
+DEAD_KEPT = 4  # journals of dead workers that wait for a forwarder: 16 MiB
 LOOKED_AT = 64  # slots that a record tries before it is dropped …
 LOOKED_AT_FULL = 2  # … or, where the record before it was dropped too: nobody reads the journal
 MANY_TEXTS = 4000
@@ -73,6 +74,9 @@ _closings = [
 ]
 
 
+_open_journals: set[Path] = set()  # of this process
+
+
 def journal_folder() -> Path:
     """Return where journals lie: TIMESPLIT_JOURNAL, else a folder of the user's in memory."""
     named = os.environ.get("TIMESPLIT_JOURNAL")
@@ -96,13 +100,21 @@ class Journal:
             OSError: the folder is not ours alone, or the file cannot be made.
         """
         _own(folder)
+        _tidy(folder)
         self.path = folder / f"{instance}.journal"
         self.pid = os.getpid()
         size = HEADER_BYTES + slots * SLOT_BYTES
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         # A lock that a fork does not inherit: a free lock means a dead worker, across containers too.
         fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.truncate(self._file, size)
+        _open_journals.add(self.path)
+        try:
+            _reserve(self._file, size)
+        except OSError:
+            os.close(self._file)
+            _open_journals.discard(self.path)
+            self.path.unlink()
+            raise
         self._map = mmap.mmap(self._file, size)
         self._map[HEADER_BYTES:] = bytes(size - HEADER_BYTES)  # touched now: no page fault in a request
         self._words = memoryview(self._map).cast("q")
@@ -231,6 +243,7 @@ class Journal:
         self._words.release()
         self._map.close()
         os.close(self._file)
+        _open_journals.discard(self.path)
 
     def _take(self) -> int:
         """Return a free slot, or NO_SLOT and count a drop."""
@@ -298,6 +311,47 @@ class Journal:
             words,
         )
         self._map[: len(MAGIC)] = MAGIC  # last: a reader that sees it sees a whole header
+
+
+def _reserve(file: int, size: int) -> None:
+    """Give a file its size and its memory: a page that is not to be had kills a process that touches it.
+
+    Raises:
+        OSError: there is not enough.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.truncate(file, size)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the journals of dead workers, but for the last ones: a forwarder that is there has them open already."""
+    dead = [path for path in folder.glob("*.journal") if path not in _open_journals and _is_dead(path)]
+    for path in sorted(dead, key=_made_at)[:-DEAD_KEPT]:
+        path.unlink(missing_ok=True)
+
+
+def _is_dead(path: Path) -> bool:
+    # Never of a journal of this process: closing it here would give up the lock on it.
+    try:
+        file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+    return True
+
+
+def _made_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _own(folder: Path) -> None:
