@@ -6,11 +6,16 @@ in a worker thread all of it; a call that blocks the loop itself stays `route`, 
 """
 
 import functools
+import sys
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from timesplit.instrumentation.ledger import OFFLOAD_RUN, OTHER_WAIT, Run, Strand
 from timesplit.instrumentation.loop import clock, here
+from timesplit.parts import CODES
+
+if TYPE_CHECKING:
+    from timesplit.instrumentation.agent import Agent
 
 Parts = frozenset[int]
 # Tells a call's label, given its arguments, and counts it: (request, arguments of the call) → label.
@@ -18,11 +23,13 @@ About = Callable[..., str]
 Sync = Callable[..., Any]
 Async = Callable[..., Coroutine[Any, Any, Any]]
 
+Way = Callable[[Any, "Call"], Any]
 Arguments = tuple[Any, ...]
 Options = Mapping[str, Any]
 
 NO_OPTIONS: Options = {}
 UNNAMED: Parts = frozenset((OTHER_WAIT, OFFLOAD_RUN))
+ANY_NAMED: Parts = frozenset(CODES.values()) - UNNAMED
 
 
 class Call(NamedTuple):
@@ -66,7 +73,7 @@ def enter(call: Call, args: Arguments, kwargs: Options = NO_OPTIONS) -> Entered 
     """
     loop = here.loop
     worker = here.run if loop is None else loop.strand
-    if worker is None or worker.part in call.within:
+    if worker is None or worker.request is None or worker.part in call.within:
         return None
     try:
         label = call.about(worker.request, *args, **kwargs)
@@ -80,7 +87,9 @@ def enter(call: Call, args: Arguments, kwargs: Options = NO_OPTIONS) -> Entered 
 
 def leave(before: Entered) -> None:
     """End a call: the time goes to what was there before."""
-    turn(*before)
+    worker, part, label = before
+    worker.source = None
+    turn(worker, part, label)
 
 
 def turn(worker: Strand, part: int, label: str) -> None:
@@ -106,7 +115,7 @@ def blocking(original: Sync, call: Call) -> Sync:
     """
 
     @functools.wraps(original)
-    def charged(*args: Any, **kwargs: Any) -> Any:
+    def stand_in(*args: Any, **kwargs: Any) -> Any:
         before = enter(call, args, kwargs)
         try:
             return original(*args, **kwargs)
@@ -114,7 +123,7 @@ def blocking(original: Sync, call: Call) -> Sync:
             if before is not None:
                 leave(before)
 
-    return charged
+    return stand_in
 
 
 def awaited(original: Async, call: Call) -> Async:
@@ -124,7 +133,7 @@ def awaited(original: Async, call: Call) -> Async:
     """
 
     @functools.wraps(original)
-    async def charged(*args: Any, **kwargs: Any) -> Any:
+    async def stand_in(*args: Any, **kwargs: Any) -> Any:
         before = enter(call, args, kwargs)
         try:
             return await original(*args, **kwargs)
@@ -132,7 +141,7 @@ def awaited(original: Async, call: Call) -> Async:
             if before is not None:
                 leave(before)
 
-    return charged
+    return stand_in
 
 
 def connected(original: Async, call: Call) -> Async:
@@ -142,7 +151,7 @@ def connected(original: Async, call: Call) -> Async:
     """
 
     @functools.wraps(original)
-    async def charged(connection: Any, *args: Any, **kwargs: Any) -> Any:
+    async def stand_in(connection: Any, *args: Any, **kwargs: Any) -> Any:
         loop = here.loop
         strand = None if loop is None else loop.strand
         if strand is None:
@@ -156,4 +165,31 @@ def connected(original: Async, call: Call) -> Async:
             if before is not None:
                 leave(before)
 
-    return charged
+    return stand_in
+
+
+def charged(way: Way, call: Call) -> Callable[[Any], Any]:
+    """Return what makes stand-ins of functions in one of these ways."""
+    return lambda original: way(original, call)
+
+
+def hook(agent: "Agent", place: str, attribute: str, make: Callable[[Any], Any]) -> None:
+    """Replace an attribute, if it is there: libraries differ from version to version.
+
+    Args:
+        agent: has the hooks.
+        place: `module:Class`, or `module`; of a package that is imported.
+        attribute: of the class or module.
+        make: takes the original, returns what stands in for it.
+    """
+    module, _, name = place.partition(":")
+    package, *folders = module.split(".")
+    kind = " async" if {"asyncio", "_async"} & set(folders) else ""
+    called = f"{package}{kind} {name or module.rpartition('.')[2]}.{attribute}"
+    owner = sys.modules.get(module)
+    if name and owner is not None:
+        owner = getattr(owner, name, None)
+    if owner is None:
+        agent.hooks.leave(called, f"there is no {place}")
+    else:
+        agent.hooks.replace(called, owner, attribute, make)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from timesplit.instrumentation.calls import Call, Sync, blocking, labelled
+from timesplit.instrumentation.calls import Call, blocking, charged, hook, labelled
 from timesplit.instrumentation.statements import is_counted, label_of
 from timesplit.parts import CODES
 
@@ -61,23 +61,15 @@ def arm_dialects(agent: "Agent") -> None:
     for owner in _family(base.DefaultDialect):
         for method, call in _DIALECT.items():
             if method in vars(owner):
-                _replace(agent, owner, method, call)
+                hook(agent, f"{owner.__module__}:{owner.__name__}", method, charged(blocking, call))
 
 
 def arm_pool(agent: "Agent") -> None:
     """Arm the pools' queues, and the opening of connections."""
-    impl: Any = sys.modules["sqlalchemy.pool.impl"]
-    _replace(agent, impl.QueuePool, "_do_get", POOL)
-    base: Any = sys.modules["sqlalchemy.pool.base"]
+    hook(agent, "sqlalchemy.pool.impl:QueuePool", "_do_get", charged(blocking, POOL))
     # Private to its class, so Python has put the class's name before it.
-    _replace(agent, base._ConnectionRecord, "_ConnectionRecord__connect", CONNECT)
-
-
-def _replace(agent: "Agent", owner: Any, method: str, call: Call) -> None:
-    def make(original: Sync) -> Sync:
-        return blocking(original, call)
-
-    agent.hooks.replace(f"sqlalchemy {owner.__name__}.{method}", owner, method, make)
+    connect = "_ConnectionRecord__connect"
+    hook(agent, "sqlalchemy.pool.base:_ConnectionRecord", connect, charged(blocking, CONNECT))
 
 
 def _family(owner: Any) -> Iterator[Any]:

@@ -11,57 +11,58 @@ A call in another process is an `other_wait` with its name: no worker thread run
 import contextvars
 import functools
 import importlib
-import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from timesplit.instrumentation.calls import UNNAMED, Call, Sync, awaited, enter, leave, working
+from timesplit.instrumentation.calls import (
+    ANY_NAMED,
+    UNNAMED,
+    Call,
+    Sync,
+    awaited,
+    charged,
+    enter,
+    hook,
+    leave,
+    working,
+)
 from timesplit.instrumentation.ledger import OFFLOAD_RUN, OFFLOAD_WAIT, OTHER_WAIT, Run, Strand
 from timesplit.instrumentation.loop import clock, here
-from timesplit.parts import CODES
 
 if TYPE_CHECKING:
     from timesplit.instrumentation.agent import Agent
 
-_NAMED = frozenset(CODES.values()) - UNNAMED
-
 
 def arm_anyio(agent: "Agent") -> None:
     """Arm anyio's worker threads."""
-    # anyio imports its backend at the first call only.
-    backend = importlib.import_module("anyio._backends._asyncio")
-    agent.hooks.replace("anyio threads", backend.AsyncIOBackend, "run_sync_in_worker_thread", _offloaded)
-    agent.hooks.replace("anyio tokens", backend.CapacityLimiter, "release_on_behalf_of", _released)
+    backend = "anyio._backends._asyncio"
+    importlib.import_module(backend)  # anyio does so at the first call only
+    hook(agent, f"{backend}:AsyncIOBackend", "run_sync_in_worker_thread", _offloaded)
+    hook(agent, f"{backend}:CapacityLimiter", "release_on_behalf_of", _released)
 
 
 def arm_anyio_processes(agent: "Agent") -> None:
     """Arm anyio's worker processes."""
-    owner = sys.modules["anyio.to_process"]
-    call = Call(OTHER_WAIT, _about_process, _NAMED)
-    agent.hooks.replace("anyio processes", owner, "run_sync", lambda original: awaited(original, call))
+    call = Call(OTHER_WAIT, _about_process, ANY_NAMED)
+    hook(agent, "anyio.to_process", "run_sync", charged(awaited, call))
 
 
 def arm_threads(agent: "Agent") -> None:
     """Arm the thread pools of the standard library."""
-    # `concurrent.futures` imports its pools at their first use only.
-    owner = importlib.import_module("concurrent.futures.thread").ThreadPoolExecutor
-    agent.hooks.replace("ThreadPoolExecutor", owner, "submit", _to_thread)
+    pools = "concurrent.futures.thread"
+    importlib.import_module(pools)  # `concurrent.futures` does so at the first use only
+    hook(agent, f"{pools}:ThreadPoolExecutor", "submit", _to_thread)
 
 
 def arm_processes(agent: "Agent") -> None:
     """Arm the process pools of the standard library."""
-    owner: Any = sys.modules["concurrent.futures.process"]
-    agent.hooks.replace("ProcessPoolExecutor", owner.ProcessPoolExecutor, "submit", _to_process)
+    hook(agent, "concurrent.futures.process:ProcessPoolExecutor", "submit", _to_process)
 
 
 def arm_fastapi(agent: "Agent") -> None:
     """Arm the semaphores that bound how many requests are in a dependency at once."""
-    owner = getattr(sys.modules["fastapi.concurrency"], "_DependencyConcurrency", None)
-    if owner is None:
-        agent.hooks.leave("dependency concurrency", "this FastAPI has none")
-        return
-    agent.hooks.replace("dependency concurrency", owner, "get_semaphore", _bounded)
+    hook(agent, "fastapi.concurrency:_DependencyConcurrency", "get_semaphore", _bounded)
 
 
 def name_of(function: Any, arguments: tuple[Any, ...] = ()) -> str:
@@ -210,4 +211,4 @@ class _Bound:
         return getattr(self._semaphore, name)
 
 
-_DEPENDENCY = Call(OTHER_WAIT, lambda request, limit: f"dependency concurrency {limit}", _NAMED)
+_DEPENDENCY = Call(OTHER_WAIT, lambda request, limit: f"dependency concurrency {limit}", ANY_NAMED)

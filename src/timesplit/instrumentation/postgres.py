@@ -10,8 +10,10 @@ from timesplit.instrumentation.calls import (
     Sync,
     awaited,
     blocking,
+    charged,
     connected,
     enter,
+    hook,
     labelled,
     leave,
 )
@@ -63,17 +65,15 @@ _PROTOCOL: dict[str, About] = {
 
 def arm_asyncpg(agent: "Agent") -> None:
     """Arm asyncpg's connections and its pool."""
-    package: Any = sys.modules["asyncpg"]
-    protocol = package.protocol.Protocol
+    protocol = "asyncpg.protocol:Protocol"
     for method, about in _PROTOCOL.items():
-        call = Call(_QUERY, about, NAMED)
-        agent.hooks.replace(f"asyncpg {method}", protocol, method, _with(connected, call))
-    agent.hooks.replace("asyncpg close", protocol, "close", _with(awaited, CLOSE))
-    agent.hooks.replace("asyncpg socket", protocol, "connection_made", _noting_socket)
-    agent.hooks.replace("asyncpg connect", package.connect_utils, "_connect", _with(awaited, CONNECT))
-    agent.hooks.replace("asyncpg reset", package.Connection, "reset", _with(awaited, _RESET))
-    agent.hooks.replace("asyncpg pool", package.pool.Pool, "_acquire", _with(awaited, POOL))
-    SOCKETS[protocol] = _asyncpg_socket
+        hook(agent, protocol, method, charged(connected, Call(_QUERY, about, NAMED)))
+    hook(agent, protocol, "close", charged(awaited, CLOSE))
+    hook(agent, protocol, "connection_made", _noting_socket)
+    hook(agent, "asyncpg.connect_utils", "_connect", charged(awaited, CONNECT))
+    hook(agent, "asyncpg.connection:Connection", "reset", charged(awaited, _RESET))
+    hook(agent, "asyncpg.pool:Pool", "_acquire", charged(awaited, POOL))
+    SOCKETS[sys.modules["asyncpg.protocol"].Protocol] = lambda protocol: protocol._timesplit_socket
 
 
 def _noting_socket(original: Sync) -> Sync:
@@ -83,10 +83,6 @@ def _noting_socket(original: Sync) -> Sync:
         return original(self, transport)
 
     return connection_made
-
-
-def _asyncpg_socket(protocol: Any) -> Any:
-    return protocol._timesplit_socket
 
 
 # psycopg: every round trip is a generator that the connection waits for; its name and arguments tell what it does.
@@ -131,23 +127,22 @@ _NOTIFIED = Call(OTHER_WAIT, labelled("notifies"), NAMED)
 def arm_psycopg(agent: "Agent") -> None:
     """Arm psycopg's connections."""
     package: Any = sys.modules["psycopg"]
-    for owner, wait, connect in (
-        (package.Connection, _blocking_wait, blocking),
-        (package.AsyncConnection, _async_wait, awaited),
+    for owner, wait, way in (
+        ("psycopg:Connection", _blocking_wait, blocking),
+        ("psycopg:AsyncConnection", _async_wait, awaited),
     ):
-        agent.hooks.replace(f"psycopg {owner.__name__}.wait", owner, "wait", wait)
-        agent.hooks.replace(f"psycopg {owner.__name__}.connect", owner, "connect", _opening(connect))
-    # The package's function is the method, bound before it was replaced.
-    agent.hooks.replace("psycopg.connect", package, "connect", lambda _: package.Connection.connect)
-    SOCKETS[package.AsyncConnection] = _psycopg_socket
+        hook(agent, owner, "wait", wait)
+        hook(agent, owner, "connect", _opening(way))
+    # The package's function is the method, bound before that was replaced.
+    hook(agent, "psycopg", "connect", lambda _: package.Connection.connect)
+    SOCKETS[package.AsyncConnection] = lambda connection: connection.pgconn.socket
 
 
 def arm_psycopg_pool(agent: "Agent") -> None:
     """Arm psycopg's pools."""
-    package: Any = sys.modules["psycopg_pool"]
-    for owner, way in ((package.ConnectionPool, blocking), (package.AsyncConnectionPool, awaited)):
-        agent.hooks.replace(f"psycopg {owner.__name__}", owner, "getconn", _with(way, POOL))
-        agent.hooks.replace(f"psycopg {owner.__name__} check", owner, "_check_connection", _with(way, PING))
+    for owner, way in (("ConnectionPool", blocking), ("AsyncConnectionPool", awaited)):
+        hook(agent, f"psycopg_pool:{owner}", "getconn", charged(way, POOL))
+        hook(agent, f"psycopg_pool:{owner}", "_check_connection", charged(way, PING))
 
 
 def _async_wait(original: Async) -> Async:
@@ -178,11 +173,3 @@ def _blocking_wait(original: Sync) -> Sync:
 def _opening(way: Any) -> Any:
     """Return what makes a class method's stand-in; subclasses inherit it."""
     return lambda bound: classmethod(way(bound.__func__, CONNECT))
-
-
-def _psycopg_socket(connection: Any) -> int:
-    return int(connection.pgconn.socket)
-
-
-def _with(way: Any, call: Call) -> Any:
-    return lambda original: way(original, call)
