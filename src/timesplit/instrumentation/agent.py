@@ -19,6 +19,7 @@ from typing import Any
 
 from timesplit.clocks import boot_id
 from timesplit.instrumentation import (
+    cache,
     database,
     foreign,
     identity,
@@ -29,6 +30,7 @@ from timesplit.instrumentation import (
     routes,
     servers,
     streams,
+    upstream,
     wants_ledger,
 )
 from timesplit.instrumentation.culprits import Collections, Culprits
@@ -54,15 +56,19 @@ LIBRARIES: dict[str, Arm] = {
     "fastapi.routing": routes.arm_fastapi,
     "gunicorn.asgi.protocol": ingress.arm_gunicorn,
     "gunicorn.workers.gasgi": servers.arm_gunicorn,
+    "httpcore": upstream.arm_httpcore,
     "hypercorn.app_wrappers": servers.arm_hypercorn,
     "opentelemetry.sdk.trace": foreign.arm,
     "psycopg": postgres.arm_psycopg,
     "psycopg_pool": postgres.arm_psycopg_pool,
+    "redis": cache.arm_redis,
     "sqlalchemy.engine.default": database.arm_dialects,
     "sqlalchemy.pool.impl": database.arm_pool,
     "starlette.applications": servers.arm_starlette,
     "starlette.routing": routes.arm_starlette,
+    "urllib3": upstream.arm_urllib3,
     "uvicorn.server": servers.arm_uvicorn,
+    "valkey": cache.arm_valkey,
     **dict.fromkeys(ingress.UVICORN, ingress.arm_uvicorn),
     **dict.fromkeys(database.DIALECTS, database.arm_dialects),
 }

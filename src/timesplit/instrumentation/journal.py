@@ -101,6 +101,7 @@ class Journal:
         """
         _own(folder)
         _tidy(folder)
+        self.instance = instance
         self.path = folder / f"{instance}.journal"
         self.pid = os.getpid()
         size = HEADER_BYTES + slots * SLOT_BYTES
