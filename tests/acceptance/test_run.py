@@ -127,7 +127,7 @@ def test_a_service_that_runs_already_is_driven_by_path(lab: Lab) -> None:
     url = next(line for line in serving.stdout if "answers at" in line).split("answers at ")[1].split(";")[0]
 
     ended = lab.run(
-        "run", "--host", url, "--path", "/healthz", "--path", "/users/1?x=1", "-u", "2", "-t", "7s"
+        "run", "--host", url, "--path", "/healthz", "--path", "/users/1?x=1", "-u", "2", "-t", "3s"
     )
     serving.send_signal(signal.SIGTERM)
     serving.communicate(timeout=60)

@@ -33,6 +33,7 @@ QUICK = RouteSummary(
     requests=1000,
     failed=0,
     failures={},
+    unfinished=0,
     rate=10.0,
     response=times(5, 20),
     span=times(4, 18),
@@ -124,6 +125,22 @@ def test_waiting_outside_the_span_is_named_also_without_bursts() -> None:
 
 def test_a_gap_that_nobody_notices_is_none() -> None:
     assert write_headline([replace(QUICK, response=times(5, 20), gap=times(3, 15))], []).subject == "tail"
+
+
+def test_the_longest_gap_of_one_request_beside_the_longest_span_of_another_is_no_gap() -> None:
+    teardown = replace(QUICK, response=times(5, 260), span=times(1, 250), gap=times(3, 200))
+    assert write_headline([teardown], []).subject == "tail"
+
+
+def test_a_gap_of_a_few_requests_is_no_news() -> None:
+    rare = replace(QUICK, response=times(5, 700, n=60), span=times(4, 18, n=60), gap=times(1, 680, n=60))
+    assert write_headline([rare], []).subject == "tail"
+
+
+def test_a_few_slow_requests_of_a_rare_route_are_not_the_slowest() -> None:
+    rare = replace(QUICK, route="GET /rare", response=times(300, 900, n=30))
+    assert write_headline([rare, SLOW], []).route == "GET /slow"
+    assert write_headline([rare], []).route == "GET /rare"
 
 
 def test_else_the_slowest_route_is_named_with_the_part_that_explains_it() -> None:

@@ -85,6 +85,7 @@ def test_figures_are_those_of_the_rows(mixed_folder: Path) -> None:
         assert row.response.p50.value_ns == good[(len(good) + 1) // 2 - 1]
         assert row.gap.max_ns == max(gaps)
         assert row.failed == sum(row.failures.values())
+        assert row.unfinished == 0
     rates = [row.rate for row in summary.routes if row.rate]
     assert sum(rates) == pytest.approx(150, rel=0.1)
 
@@ -135,6 +136,17 @@ def test_failures_have_no_part_in_the_durations(tmp_path: Path) -> None:
     assert (row.requests, row.failed, row.response.n) == (12, 2, 10)
     assert row.response.max_ns == 10 * MS
     assert row.failures == {"refused": 1, "status": 1}
+
+
+def test_what_the_end_of_the_run_cut_off_did_not_fail(tmp_path: Path) -> None:
+    run = SyntheticRun(tmp_path)
+    run.attempt(NAME, 0, 10 * MS)
+    run.attempt(NAME, SECOND, None, error="unfinished")
+    summary = summarise(run.write_with_processes())
+    row = route(summary, NAME)
+    assert (row.requests, row.failed, row.failures, row.unfinished) == (2, 0, {}, 1)
+    assert summary.headline.subject == "tail"
+    assert summary.completeness.unmatched == {"unfinished": 1, "untraced": 1}
 
 
 def test_the_warm_up_is_cut_off_the_figures_and_kept_in_the_series(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.otlp_spans import ANCHOR, KEY, MS, TRACE, UTC, Value, end_span, request_of, server_span
 from timesplit import spanfacts
@@ -215,3 +217,45 @@ def test_a_service_has_no_more_than_a_thousand_routes(forwarder: Forwarder, run:
     routes = [row["http_route"] for row in forwarder.rows(SERVER, run)]
     assert len(set(routes)) == 1_001
     assert routes.count("other") == 2
+
+
+INTS = st.integers(-(1 << 63), (1 << 63) - 1)
+NAMES = st.sampled_from(
+    [
+        *("timesplit.seq", "timesplit.first", "timesplit.messages", "timesplit.code", "timesplit.stream"),
+        *("timesplit.ended_by", "timesplit.anchor.utc", "timesplit.anchor.monotonic", "timesplit.armed"),
+        *("http.route", "http.request.method", "http.response.status_code", "url.scheme", "db.system.name"),
+        *("service.name", "service.instance.id", "process.pid", "db.query.text"),
+    ]
+)
+VALUES = st.dictionaries(NAMES, INTS | st.text() | st.lists(st.text(), max_size=2))
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    spans=st.lists(
+        st.builds(
+            server_span,
+            st.binary(min_size=8, max_size=8),
+            start=INTS.filter(lambda i: 0 <= UTC + i < 1 << 64),
+            end=INTS.filter(lambda i: 0 <= UTC + i < 1 << 64),
+            parent=st.sampled_from([b"", b"caller.1", b"odd"]),
+            trace_id=st.sampled_from([TRACE, b"", b"somebody's trace"]),
+        ),
+        max_size=4,
+    ),
+    attributes=VALUES,
+    resource=VALUES,
+)
+def test_whatever_comes_rows_can_be_made_of_it(
+    tmp_path: Path, run: Path, spans: list[Any], attributes: dict[str, Value], resource: dict[str, Value]
+) -> None:
+    for span in spans:
+        told = request_of(**{name.replace(".", "__"): value for name, value in attributes.items()})
+        span.attributes.extend(told.resource_spans[0].resource.attributes)
+    forwarder = Forwarder(tmp_path)
+    last = end_span((1 << 63) - 1)
+    forwarder.take(*spans, last, **{name.replace(".", "__"): value for name, value in resource.items()})
+    forwarder.flush(last=True)
+
+    assert forwarder.columns.requests_not_written == 0

@@ -1,7 +1,10 @@
+from threading import Event
+
+import httpx
 import pytest
 
 from timesplit.errors import UsageError
-from timesplit.forwarder.passon import pass_on_from
+from timesplit.forwarder.passon import Body, PassOn, pass_on_from
 
 OWN = ("127.0.0.1", 4318)
 GENERAL, TRACES = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
@@ -56,3 +59,31 @@ def test_the_forwarder_never_feeds_itself(host: str) -> None:
 def test_a_certificate_that_is_not_there_is_said_so() -> None:
     with pytest.raises(UsageError, match="OTEL_EXPORTER_OTLP_CERTIFICATE"):
         endpoints({TRACES: "https://collector/", "OTEL_EXPORTER_OTLP_CERTIFICATE": "/no/such/file"})
+
+
+def test_what_waits_is_bounded_and_what_does_not_fit_is_dropped_and_counted() -> None:
+    asked, answer = Event(), Event()
+
+    def collector(request: httpx.Request) -> httpx.Response:
+        asked.set()
+        answer.wait(10)
+        return httpx.Response(200)
+
+    client = httpx.Client(transport=httpx.MockTransport(collector))
+    pass_on = PassOn({"traces": "http://collector/"}, client, queue_bytes=10)
+    for items in (1, 2, 4):
+        pass_on.offer(Body("traces", b"12345", None, items))
+    asked.wait(10)
+    answer.set()
+    pass_on.stop(10)
+
+    assert (pass_on.passed, pass_on.dropped) == (3, 4)
+
+
+def test_a_signal_that_nobody_wants_is_neither_kept_nor_counted() -> None:
+    client = httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(200)))
+    pass_on = PassOn({"traces": "http://collector/"}, client)
+    pass_on.offer(Body("logs", b"12345", None, 1))
+    pass_on.stop(10)
+
+    assert (pass_on.passed, pass_on.dropped) == (0, 0)

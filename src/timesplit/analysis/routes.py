@@ -8,7 +8,7 @@ counts, and one group's durations as an array.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import ibis
 import numpy as np
@@ -27,6 +27,7 @@ from timesplit.parts import PARTS
 from timesplit.schema import INPROCESS, REQUESTS
 
 _GOOD = _.warm & _.error.isnull() & _.done.notnull()
+UNFINISHED: Final = "unfinished"  # of schema.ERRORS: the run's end, not the service, cut the attempt off
 
 
 def summarise_routes(tables: RunTables, record: RunRecord) -> tuple[RouteSummary, ...]:
@@ -73,12 +74,14 @@ def _summarise(
     bursts = split_by_burst(warm, shape) if shape else None
     seen = warm.only(warm.span != UNKNOWN)
     burst_summary = summarise_bursts(bursts, shape) if bursts and shape else None
+    unfinished = failures.pop(UNFINISHED, 0)
     return RouteSummary(
         route=group["route"],
         stage=group["stage"],
         requests=group["requests"],
         failed=sum(failures.values()),
         failures=failures,
+        unfinished=unfinished,
         rate=_rate(group, burst_summary),
         response=_distribution(warm.at, warm.response, warm.burst, in_bursts=bool(bursts)),
         span=_distribution(seen.at, seen.span, seen.burst, in_bursts=bool(bursts)),

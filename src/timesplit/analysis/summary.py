@@ -237,6 +237,7 @@ class RouteSummary:
         requests: attempts that were due.
         failed: attempts that failed; they have no part in the durations.
         failures: failed attempts by error.
+        unfinished: attempts that were open when the run ended; neither failed nor in the durations.
         rate: answers per second: over the stage, or over the time in which bursts ran.
         response: response time, done − intended.
         span: what the trace says: duration of the server span.
@@ -258,6 +259,7 @@ class RouteSummary:
     requests: int
     failed: int
     failures: dict[str, int]
+    unfinished: int
     rate: float | None
     response: Distribution | None
     span: Distribution | None

@@ -17,7 +17,9 @@ from timesplit.clocks import Anchor
 from timesplit.tracecontext import client_span_id
 
 _CACHES = frozenset({"redis", "valkey", "memcached"})
-_MOST = 1 << 62  # nanoseconds; an instant beyond it (year 2116) is not one, and would not fit a column
+_MOST = (
+    1 << 62
+)  # an instant beyond it (year 2116) is not one, and sums of such numbers would not fit a column
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def read_process(resource: Resource) -> Process:
     """Tell whose spans these are."""
     told = _by_name(resource.attributes)
     monotonic, utc = _int(told, spanfacts.ANCHOR_MONOTONIC), _int(told, spanfacts.ANCHOR_UTC)
-    known = monotonic is not None and utc is not None and 0 <= monotonic < _MOST and 0 <= utc < _MOST
+    known = monotonic is not None and utc is not None and monotonic >= 0 and utc >= 0
     return Process(
         instance=_text(told, "service.instance.id") or "unknown",
         service=_text(told, "service.name") or "unknown_service",
@@ -237,4 +239,6 @@ def _texts(told: Mapping[str, AnyValue], name: str) -> list[str]:
 
 def _int(told: Mapping[str, AnyValue], name: str) -> int | None:
     value = told.get(name)
-    return value.int_value if value is not None and value.HasField("int_value") else None
+    if value is None or not value.HasField("int_value"):
+        return None
+    return value.int_value if -_MOST < value.int_value < _MOST else None

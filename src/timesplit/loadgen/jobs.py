@@ -45,6 +45,7 @@ class JobUser(FastHttpUser):
         kind: `queue` or `background`.
         path: where jobs are posted.
         count: how many.
+        seconds: how long each takes.
         patience: seconds without any change after which the jobs that are still open are given up.
         look_every: seconds between two looks at the states.
     """
@@ -55,6 +56,7 @@ class JobUser(FastHttpUser):
     kind: ClassVar[Literal["queue", "background"]] = "queue"
     path: ClassVar[str] = "/jobs"
     count: ClassVar[int] = 200
+    seconds: ClassVar[float] = 0.25
     patience: ClassVar[float] = 30
     look_every: ClassVar[float] = 0.25
 
@@ -64,7 +66,7 @@ class JobUser(FastHttpUser):
         posted: list[Job] = []
         try:
             for _ in range(self.count):
-                posted += self.post({})
+                posted += self.post({"seconds": self.seconds})
                 self.wait()  # type: ignore[no-untyped-call]  # Locust types it not
             self.watch(posted)
         finally:
