@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from timesplit.analysis.summary import Bursts, Distribution, Headline, JobSummary, RouteSummary
+from timesplit.analysis.summary import Bursts, Distribution, Headline, JobSummary, RouteSummary, Tail
 
 FAILED_SHARE: Final = 0.01  # of a route's attempts: beyond it, failing comes before being slow
 GAP_SHARE: Final = 0.5  # of what the client waits: beyond it, the trace tells less than half
@@ -11,11 +11,37 @@ GAP_NS: Final = 20_000_000  # a gap that a person can notice
 ONE_AT_A_TIME: Final = 1.5  # spans open at a time below which a worker takes requests one after another
 PART_SHARE: Final = 0.5  # of the span: beyond it, a part explains it
 MANY_QUERIES: Final = 5  # statements per request that look like a loop of queries
+LOOP_PARTS: Final = ("loop", "read", "accept")
+# By the part that owns a tail: what it is, and what to do.
+ADVICE: Final = {
+    "late": "the generator's own delay: the figures are of no use before it is faster",
+    "connect": "opening connections: reuse them",
+    "receive": "waiting for the client to send its request",
+    "route": "its own code on the event loop: take work out of the request path, or into processes",
+    "offload_wait": "waiting for a worker thread: await instead of holding one, or allow more threads",
+    "offload_run": "a call that runs in a worker thread: make it shorter, or await it",
+    "pool_wait": "waiting for a database connection: hold them for less time, or allow more",
+    "db_connect": "opening database connections: keep them open",
+    "query": "the database at work: look at its statements and their plans",
+    "cache": "the cache at work",
+    "upstream_wait": "waiting for an outbound connection: make one client and share it, with more connections",
+    "upstream": "the outbound call: call side by side, cache, or set a timeout",
+    "other_wait": "another wait, whose name is in the table below",
+    "send": "a client that is slow to take the answer",
+    "network": "the way between client and server",
+    "unattributed": "time whose edges could not be stamped",
+}
 
 
 def write_headline(routes: Sequence[RouteSummary], jobs: Sequence[JobSummary]) -> Headline:
     """Return the sentence: lost work first, then failures, then waiting that traces hide, then the slowest."""
-    return _about_jobs(jobs) or _about_failures(routes) or _about_gap(routes) or _about_tail(routes)
+    return (
+        _about_jobs(jobs)
+        or _about_failures(routes)
+        or _about_owner(routes)
+        or _about_gap(routes)
+        or _about_tail(routes)
+    )
 
 
 def spoken(nanoseconds: int) -> str:
@@ -55,6 +81,41 @@ def _about_failures(routes: Sequence[RouteSummary]) -> Headline | None:
         "mend this first, the times below are of those that succeeded."
     )
     return Headline("errors", worst.route, worst.stage, text)
+
+
+def _about_owner(routes: Sequence[RouteSummary]) -> Headline | None:
+    """Name the worst route, the part that owns its tail, and what to do; None without a ledger."""
+    owned = [route for route in routes if route.has_parts and route.tail and route.tail.excess_ns >= GAP_NS]
+    if not owned:
+        return None
+    worst = max(owned, key=lambda route: route.tail.excess_ns if route.tail else 0)
+    assert worst.tail is not None  # one of those that are owned
+    assert worst.response is not None  # bands and tail are made of it
+    name, response = _tail(worst.response)
+    return Headline(
+        "tail",
+        worst.route,
+        worst.stage,
+        f"{_named(worst)}: {name} is {spoken(response)}, {_owned(worst, worst.tail)}.",
+    )
+
+
+def _owned(route: RouteSummary, tail: Tail) -> str:
+    share = spoken(tail.parts_ns[tail.owner])
+    if tail.owner in LOOP_PARTS and tail.culprit:
+        return (
+            f"of which {share} is waiting behind `{_plain(tail.culprit)}`, which holds the event loop; "
+            "await that call, offload it, or make its route `def`"
+        )
+    if tail.owner in LOOP_PARTS:
+        return (
+            f"of which {share} is waiting for a busy event loop, with no single culprit: too many short steps "
+            "for one core; add workers, or take work off the loop"
+        )
+    many = tail.owner == "query" and route.queries is not None and route.queries >= MANY_QUERIES
+    if many:
+        return f"of which {share} is {route.queries:.0f} database statements a request: fetch them in one"
+    return f"of which {share} is {ADVICE[tail.owner]}"
 
 
 def _about_gap(routes: Sequence[RouteSummary]) -> Headline | None:

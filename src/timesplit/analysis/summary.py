@@ -275,6 +275,11 @@ class RouteSummary:
     bands: tuple[Band, ...]
     tail: Tail | None
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether the ledger recorded its requests: spans alone tell of no loop."""
+        return "loop" in self.parts
+
 
 @dataclass(frozen=True, slots=True)
 class Completeness:

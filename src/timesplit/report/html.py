@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import groupby
@@ -14,10 +14,12 @@ from markupsafe import Markup, escape
 from timesplit.analysis.headline import ONE_AT_A_TIME, spoken
 from timesplit.analysis.stats import ENOUGH_SAMPLES
 from timesplit.analysis.summary import Bursts, Completeness, RouteSummary, Spectrum, Summary
+from timesplit.parts import PARTS
 from timesplit.report import numbers, plots
 from timesplit.schema import ERRORS, REASONS
 
 MAX_PANELS: Final = 12  # plots of one kind; of more routes, those of the slowest
+NAMED_PARTS: Final = 4  # beside a bar; the table below has all
 SHOWN_PARTS: Final = ("query", "cache", "upstream")
 DETAIL_PERCENTILES: Final = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 
@@ -38,6 +40,8 @@ def render_html(summary: Summary) -> str:
             longest=max((value for row in summary.routes for value in bars(row).values()), default=1),
             has_tests=any(row.in_process for row in summary.routes),
             has_bursts=any(row.bursts for row in summary.routes),
+            has_parts=any(row.has_parts for row in summary.routes),
+            shown_in_bands=[part for part in PARTS if _is_seen(part.name, summary)],
             burst_panels=plots.answers_of_bursts(drawn),
             percentile_panels=plots.latency_by_percentile(drawn),
             time_panels=plots.latency_over_time(drawn, summary.run.warmup_ns, summary.run.lasted_ns),
@@ -76,6 +80,16 @@ def total_rate(rows: Sequence[RouteSummary]) -> float | None:
     return sum(rates) if rates else None
 
 
+def largest_parts(parts_ns: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Return the parts that make up most of a sum, the largest first."""
+    by_size = sorted(parts_ns.items(), key=lambda item: -item[1])
+    return [(name, time) for name, time in by_size[:NAMED_PARTS] if time > 0]
+
+
+def _is_seen(part: str, summary: Summary) -> bool:
+    return any(band.parts_ns.get(part) for row in summary.routes if row.has_parts for band in row.bands)
+
+
 def verdict(completeness: Completeness) -> str:
     """Return in a sentence whether the records account for everything."""
     if completeness.is_complete:
@@ -112,6 +126,8 @@ def _environment() -> Environment:
         unknown=numbers.UNKNOWN,
         none=numbers.NONE,
         none_value=None,
+        all_parts=PARTS,
+        largest_parts=largest_parts,
         reasons=REASONS,
         errors=ERRORS,
         enough=ENOUGH_SAMPLES,

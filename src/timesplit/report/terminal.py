@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from timesplit.analysis.summary import Distribution, Figure, RouteSummary, Summary
+from timesplit.analysis.summary import Distribution, Figure, RouteSummary, Summary, Tail
 from timesplit.report import numbers
 
 MAX_ROUTES: Final = 40  # the report has the others
 _UNBOUNDED: Final = 10_000  # columns: what a table would take if it could
+WORTH_A_LINE_NS: Final = 20_000_000  # what a person can notice
 _FEW: Final = "~"
 _LEGEND: Final = (
     f"Milliseconds. {_FEW} too few samples to quote. n: requests that succeeded, after the warm-up."
@@ -110,6 +111,9 @@ def _time(nanoseconds: int | None, style: str = "dim", mark: str = " ") -> Text:
 def _closing_lines(summary: Summary) -> Iterator[Text]:
     if len(summary.routes) > MAX_ROUTES:
         yield _plain(f"{len(summary.routes) - MAX_ROUTES:,} more routes are in the report.", "dim")
+    for row in summary.routes[:MAX_ROUTES]:
+        if row.has_parts and row.tail and row.tail.excess_ns >= WORTH_A_LINE_NS:
+            yield _tail_line(row, row.tail)
     for jobs in summary.jobs:
         yield _plain(
             f"Jobs, {jobs.kind}: {jobs.posted:,} posted, {jobs.finished:,} finished, {jobs.dead:,} dead letters, "
@@ -122,6 +126,15 @@ def _closing_lines(summary: Summary) -> Iterator[Text]:
         f"Records: {complete.client_rows:,} attempts, {complete.matched:,} with a server record"
         + (f", without one: {missing}." if missing else "."),
         "dim" if complete.is_complete else "yellow",
+    )
+
+
+def _tail_line(row: RouteSummary, tail: Tail) -> Text:
+    own = tail.parts_ns[tail.owner]
+    behind = f", most of it behind {tail.culprit}" if tail.culprit else ""
+    return _plain(
+        f"Tail of {row.route} ({row.stage}): {numbers.milliseconds(tail.excess_ns)} ms over the median, "
+        f"{tail.owner} {numbers.milliseconds(own)} ms{behind}."
     )
 
 
