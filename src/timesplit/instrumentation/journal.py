@@ -68,6 +68,8 @@ _BEGUN, _DROPPED, _FAILED, _REFUSED, _FLIGHT, _FLIGHT_NS, _BUSY = (
 )
 _DOING = OPENING.offset("doing") // 8
 _open, _segment = OPENING.pack_into, SEGMENT.pack_into
+_EACH = len(SEGMENT.fields)
+_INLINE, _IN_MORE = SEGMENTS_INLINE * _EACH, MORE_INLINE * _EACH
 # By number of segments that follow: all of them are packed at once.
 _closings = [
     Layout((*CLOSING.fields, *SEGMENT.fields * count)).pack_into for count in range(SEGMENTS_INLINE + 1)
@@ -153,7 +155,7 @@ class Journal:
         number: int,
         now: int,
         fields: Sequence[int],
-        segments: Sequence[tuple[int, int, int, int]],
+        segments: Sequence[int],
     ) -> None:
         """Finish a request's record.
 
@@ -162,21 +164,19 @@ class Journal:
             number: its number.
             now: when its last work ended.
             fields: the values of CLOSING, in order.
-            segments: (part, text number of the label, start, end); those that do not fit go to slots of their own.
+            segments: part, text number of the label, start and end of each, one after the other; those that do not
+                fit go to slots of their own.
         """
         words = self._words
         words[_FLIGHT] -= 1
         words[_FLIGHT_NS] += now - self._made
         if not at:
             return
-        values, inline = [*fields], segments
-        if len(segments) > SEGMENTS_INLINE:
-            inline = segments[:SEGMENTS_INLINE]
-            for first in range(SEGMENTS_INLINE, len(segments), MORE_INLINE):
-                self._more(number, segments[first : first + MORE_INLINE])
-        for segment in inline:
-            values += segment
-        _closings[len(inline)](self._map, at + OPENING.size, *values)
+        if len(segments) > _INLINE:
+            for first in range(_INLINE, len(segments), _IN_MORE):
+                self._more(number, segments[first : first + _IN_MORE])
+            segments = segments[:_INLINE]
+        _closings[len(segments) // _EACH](self._map, at + OPENING.size, *fields, *segments)
         words[at >> 3] = DONE
 
     def step(self, *fields: int) -> None:
@@ -265,12 +265,14 @@ class Journal:
             form.pack_into(self._map, at, OPEN, kind, *fields)
             self._words[at >> 3] = DONE
 
-    def _more(self, number: int, segments: Sequence[tuple[int, int, int, int]]) -> None:
+    def _more(self, number: int, segments: Sequence[int]) -> None:
         at = self._take()
         if not at:
             return
-        MORE.pack_into(self._map, at, OPEN, IS_MORE, number, len(segments))
-        for index, segment in enumerate(segments):
+        count = len(segments) // _EACH
+        MORE.pack_into(self._map, at, OPEN, IS_MORE, number, count)
+        for index in range(count):
+            segment = segments[index * _EACH : (index + 1) * _EACH]
             _segment(self._map, at + MORE.size + index * SEGMENT.size, *segment)
         self._words[at >> 3] = DONE
 

@@ -310,15 +310,28 @@ class LoopHooks:
         self, delay: float, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> TimerHandle:
         """Note when the timer is due: while the loop is busy it cannot fire."""
-        due = _due(delay)
-        return _timed(due, self._call_later(delay, callback, *args, context=context))
+        handle = self._call_later(delay, callback, *args, context=context)
+        if self.strand is not None:
+            self._timed(self.strand, delay, handle)
+        return handle
 
     def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> TimerHandle:
         """Note when the timer is due, as `call_later` does."""
-        due = _due(when - self._loop.time())
-        return _timed(due, self._call_at(when, callback, *args, context=context))
+        handle = self._call_at(when, callback, *args, context=context)
+        if self.strand is not None:
+            self._timed(self.strand, when - self._loop.time(), handle)
+        return handle
+
+    def _timed(self, strand: Strand, delay: float, handle: TimerHandle) -> None:
+        try:
+            if delay < _NEVER:  # `sleep(math.inf)` is never due
+                due = clock() + int(delay * 1e9)
+                if strand.due is None or due < strand.due[0]:
+                    strand.due = (due, handle)
+        except Exception:
+            self.told.failed()
 
     def make_task(self, loop: AbstractEventLoop, coro: Any, **options: Any) -> Any:
         """Make a task; in a request's step, one whose steps are the request's too."""
@@ -380,15 +393,3 @@ def _ended_by(future: object) -> Strand | None:
 def _cancelled(args: tuple[Any, ...]) -> bool:
     """Tell whether a task is woken because what it waited for was given up."""
     return bool(args) and isinstance(args[0], Future) and args[0].cancelled()
-
-
-def _due(delay: float) -> int:
-    """Return when a timer is due; `sleep(math.inf)` is never."""
-    return clock() + int(delay * 1e9) if delay < _NEVER else 0
-
-
-def _timed(due: int, handle: TimerHandle) -> TimerHandle:
-    strand = here.strand
-    if due and strand is not None and (strand.due is None or due < strand.due[0]):
-        strand.due = (due, handle)
-    return handle

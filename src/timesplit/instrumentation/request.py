@@ -132,12 +132,14 @@ class Request(Strand):
 
     async def _sending(self, message: Message, last: bool) -> None:
         strand = self.hooks.strand or self
-        before = strand.part, strand.label
-        strand.part, strand.label = _SEND, ""
+        part, label = strand.part, strand.label
+        strand.part = _SEND
+        strand.label = ""
         try:
             await self._send(message)
         finally:
-            strand.part, strand.label = before
+            strand.part = part
+            strand.label = label
         try:
             if last:
                 self._complete(strand)
@@ -210,7 +212,7 @@ class Request(Strand):
 
     def over(self, now: int, error: BaseException | None) -> None:
         """The ASGI call returned, or raised `error`: write the account, unless bytes are still to be sent."""
-        self.end(now)
+        self.ended = now
         self._over = True
         if not self.sent:
             self._sender = self
@@ -228,35 +230,48 @@ class Request(Strand):
 
     def _complete(self, sender: Strand) -> None:
         """The last byte was given to the server's transport."""
-        if self.sent:
-            if self.stream_first:
-                self.stream_last = clock()
-            return
-        self._sender = sender
-        self.ended_by = _RESPONSE
         now = clock()
+        if self.sent:
+            self.stream_last = now
+            return
+        if sender is not self:
+            self._sender = sender
+        self.ended_by = _RESPONSE
         self._end(now)
-        if self.connection is None or not self.connection.unsent(self):
+        if not self._unsent():
             self.answered = now
         if self.foreign is not None:
             foreign.tell(self.foreign, self._ingress() + self._account(now))
+
+    def _unsent(self) -> bool:
+        if self.connection is None:
+            return False
+        try:
+            return self.connection.unsent(self)
+        except Exception:  # a transport that cannot tell
+            self.failed()
+            return False
 
     def _streamed(self, sender: Strand) -> None:
         """A piece of the response was sent: an event stream is answered with its first."""
         if self._head:
             head, self._head = self._head, ()
             if not self.sent and _is_event_stream(head):
-                self._complete(sender)
-                self.stream_first = self.sent
+                self._sender = sender
+                self.ended_by = _RESPONSE
+                self.stream_first = self.answered = now = clock()
+                self._end(now)
         if self.stream_first:
             self.messages += 1
 
     def _end(self, now: int) -> None:
         """The request's own time ends here; what comes after has an account of its own."""
         self.sent = now
-        start = self.hooks.since
-        running = self.hooks.strand is not None and self.hooks.strand.request is self and start
-        self._busy_before = self._busy() + (now - start if running else 0)
+        hooks = self.hooks
+        strand = hooks.strand
+        self._busy_before = self._busy()
+        if strand is not None and strand.request is self:
+            self._busy_before += now - hooks.since
         self.journal.doing(self.slot, ANSWERED, now)
         if self.connection is not None:
             self.connection.freed = now
@@ -292,40 +307,42 @@ class Request(Strand):
 
     def _close(self) -> None:
         """All is over: write what is not written yet, and let go of everything."""
+        now, busy = self.ended, self._busy()
         try:
-            self._write()
-            self._write_after()
+            if not self._written:
+                self._write()
+            self.hooks.told.short_steps(self.scope["method"], self.route, busy - self._long, now)
+            if self.stream_first or now - self.sent >= LONG_STEP:
+                self._write_after(now, busy)
         except Exception:
             self.failed()
         if self.connection is not None:
             self.connection.served(self)
-        for strand in self.strands:
-            strand.waits = Nowhere()
-            strand.request = None
-        self.children.clear()
+        self.request = None  # what still runs for it is nobody's
+        if self.children:
+            for child in self.children:
+                child.waits = Nowhere()
+                child.request = None
+            self.children.clear()
 
     def _write(self) -> None:
         """Write the account."""
-        if self._written:
-            return
         self._written = True
+        text, scope = self.journal.text, self.scope
         segments = self._ingress() + self._account(self.answered)
         if len(segments) > MANY_SEGMENTS:
             segments = segments[: MANY_SEGMENTS // 2] + summed(segments[MANY_SEGMENTS // 2 :])
         totals = [*_NO_TOTALS]
-        other = ""
-        longest = 0
-        text = self.journal.text
-        kept = []
+        flat: list[int] = []
+        other, longest = "", 0
         for part, label, start, end in segments:
             totals[part] += end - start
+            flat += (part, text(label) if label else 0, start, end)
             if part == OTHER_WAIT and end - start > longest:
                 other, longest = label, end - start
-            kept.append((part, text(label) if label else 0, start, end))
         cpu = max(totals[ROUTE] - self.blocked, 0)
         if self._arrived == UNKNOWN:
             totals[_ACCEPT] = totals[_READ] = UNKNOWN
-        scope = self.scope
         fields = (
             self.answered,
             self.ended or self.answered,
@@ -340,10 +357,10 @@ class Request(Strand):
             self.upstream_count,
             text(other) if other else 0,
             *(_NOT_FOREIGN if self.foreign is None else foreign.ids(self.foreign)),
-            len(kept),
+            len(segments),
             *totals,
         )
-        self.journal.close(self.slot, self.number, self.answered, fields, kept)
+        self.journal.close(self.slot, self.number, self.answered, fields, flat)
         self.slot = 0
 
     def _account(self, end: int) -> list[Segment]:
@@ -362,27 +379,27 @@ class Request(Strand):
         if at == UNKNOWN:
             return []
         segments = []
-        free = min(max(self._freed, self._received), self.born)
-        for part, label, until in (
-            (_ACCEPT, "", self._accepted),
-            (_READ, "", self._received),
-            (OTHER_WAIT, PIPELINED, free),
-            (LOOP, "", self.born),
-        ):
-            if until > at:
-                segments.append(Segment(part, label, at, until))
-                at = until
+        if self._accepted > at:
+            segments.append(Segment(_ACCEPT, "", at, self._accepted))
+            at = self._accepted
+        if self._received > at:
+            segments.append(Segment(_READ, "", at, self._received))
+            at = self._received
+        if self._freed > at:
+            free = min(self._freed, self.born)
+            segments.append(Segment(OTHER_WAIT, PIPELINED, at, free))
+            at = free
+        if self.born > at:
+            segments.append(Segment(LOOP, "", at, self.born))
         return segments
 
-    def _write_after(self) -> None:
+    def _write_after(self, now: int, busy: int) -> None:
         """Write the account of the work after the response, and of the stream that the response was."""
-        now, since, busy = self.ended, self.sent, self._busy()
-        self.hooks.told.short_steps(self.scope["method"], self.route, max(busy - self._long, 0), now)
+        since, after = self.sent, max(busy - self._busy_before, 0)
         if self.stream_first:
-            since = self.stream_last or now
+            since, after = self.stream_last or now, UNKNOWN
             self._write_stream(since)
         if now - since >= LONG_STEP:
-            after = max(busy - self._busy_before, 0) if since == self.sent else UNKNOWN
             route = self.journal.text(self.route or _template_in(self.scope))
             self.journal.after(self.number, since, now, after, route)
 
