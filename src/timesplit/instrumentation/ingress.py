@@ -16,10 +16,11 @@ from functools import partial
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
+from timesplit.instrumentation.journal import Journal
 from timesplit.instrumentation.layout import UNKNOWN
 from timesplit.instrumentation.loop import SERVING, LoopHooks, clock, here
 from timesplit.instrumentation.readiness import JIFFY
-from timesplit.instrumentation.request import MARK, App, Receive, Request, Scope, Send
+from timesplit.instrumentation.request import App, Arrival, Receive, Request, Scope, Send, call
 
 if TYPE_CHECKING:
     from timesplit.instrumentation.agent import Agent
@@ -67,6 +68,7 @@ class Connection:
         "_first",
         "_fresh",
         "_hooks",
+        "_journal",
         "_last",
         "_limits",
         "_made",
@@ -77,7 +79,8 @@ class Connection:
         "freed",
     )
 
-    def __init__(self, hooks: LoopHooks, transport: Any, app: App) -> None:
+    def __init__(self, journal: Journal, hooks: LoopHooks, transport: Any, app: App) -> None:
+        self._journal = journal
         self._hooks = hooks
         self._transport = transport
         self._app = app
@@ -96,13 +99,15 @@ class Connection:
         self._data_at = now - info[2] if info is not None else 0
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Call the application, with the request's arrival in its scope."""
+        """Call the application, in a request's account."""
+        if scope["type"] != "http":
+            return self._app(scope, receive, send)
         try:
-            if scope["type"] == "http":
-                self._arrive(scope)
+            arrival = self._arrival(scope)
         except Exception:
             self._hooks.told.failed()
-        return self._app(scope, receive, send)
+            arrival = None
+        return call(self._journal, self._hooks, self._app, scope, receive, send, arrival)
 
     def data(self, whole: bool) -> None:
         """Data came.
@@ -165,8 +170,8 @@ class Connection:
         if self._request is not None:
             self._request.left(now)
 
-    def _arrive(self, scope: Scope) -> None:
-        """Put the arrival of the request that is called just now in its scope."""
+    def _arrival(self, scope: Scope) -> Arrival:
+        """Return the arrival of the request that is called just now."""
         arrived, received, uncertain = self._last if self._taken else self._first
         self._taken = True
         accepted = self._accepted if self._fresh else 0
@@ -175,11 +180,10 @@ class Connection:
             arrived = proxied(scope["headers"], time.time_ns() - clock())
             uncertain = max(received - arrived, 0)
         if arrived == UNKNOWN or not received:
-            arrival = (self, UNKNOWN, 0, 0, 0)
-        else:
-            arrived = min(arrived, received)
-            arrival = (self, arrived, min(max(accepted, arrived), received), received, uncertain)
-        scope[MARK] = arrival
+            return self, UNKNOWN, 0, 0, 0
+        # On one clock, but not in order where the kernel counts in jiffies.
+        arrived = min(arrived, received)
+        return self, arrived, min(max(accepted, arrived), received), received, uncertain
 
     def _stamps(self, now: int) -> tuple[int, int, int]:
         """Return when the data that are read now arrived, when they were read, and how uncertain that is."""
@@ -347,7 +351,9 @@ def _connect(agent: "Agent", protocol: Any, transport: Any) -> None:
     if here.loop is None:
         agent.enter_loop()
     if here.loop is not None:
-        connection = Connection(here.loop, transport, protocol.app)
+        # The server's seam, which would only begin a request as the connection does.
+        app = agent.application(protocol.app)
+        connection = Connection(agent.journal, here.loop, transport, app)
         setattr(protocol, _ATTRIBUTE, connection)
         protocol.app = connection
 

@@ -53,7 +53,8 @@ here = Here()
 
 def current_request() -> Any:
     """Return the request for which this thread works just now, or None."""
-    worker = here.strand or here.run
+    loop = here.loop
+    worker = here.run if loop is None else loop.strand
     return None if worker is None else worker.request
 
 
@@ -154,14 +155,19 @@ class LoopHooks:
                 self.told.wake()
             try:
                 awaited = coro.send(value) if error is None else coro.throw(error)
-            except BaseException as end:
-                self.strand, self.since = outer, since
-                self._over(strand, start, end)
-                if isinstance(end, StopIteration):
-                    return end.value
+            except StopIteration as end:
+                self.strand = outer
+                self.since = since
+                self._over(strand, start, None)
+                return end.value
+            except BaseException as raised:
+                self.strand = outer
+                self.since = since
+                self._over(strand, start, raised)
                 raise
             error = None  # keeps no traceback alive while suspended
-            self.strand, self.since = outer, since
+            self.strand = outer
+            self.since = since
             strand.suspended = self.ended = now = clock()
             if not known:
                 known = True
@@ -224,13 +230,13 @@ class LoopHooks:
         self._cpu = cpu_clock()
         self._cpu_at = now
 
-    def _over(self, strand: Strand, start: int, error: BaseException) -> None:
+    def _over(self, strand: Strand, start: int, error: BaseException | None) -> None:
         self.ended = now = clock()
         strand.busy += now - start
         if now - start >= LONG_STEP:
             self._long(strand, start, now)
         try:
-            strand.over(now, None if isinstance(error, StopIteration) else error)
+            strand.over(now, error)
         except Exception:
             self.told.failed()
 

@@ -33,7 +33,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
-MARK: Final = "timesplit"  # key in the ASGI scope: the request's arrival, then that it has its record
+MARK: Final = "timesplit"  # key in the ASGI scope: the request has its record
 MANY_WAITS: Final = 1_000  # a response of more pieces is summed up piece by piece: a bound on the memory
 MANY_SEGMENTS: Final = 120  # in the journal; further ones are summed up
 PIPELINED: Final = "pipelined"
@@ -100,7 +100,13 @@ class Request(Strand):
     _folded: tuple[Segment, ...] = ()
 
     def __init__(
-        self, journal: Journal, hooks: LoopHooks, scope: Scope, receive: Receive, send: Send
+        self,
+        journal: Journal,
+        hooks: LoopHooks,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        arrival: "Arrival | None" = None,
     ) -> None:
         self.born = self._since = now = clock()
         self.waits: list[Wait] = []
@@ -109,7 +115,6 @@ class Request(Strand):
         self.journal = journal
         self.hooks = hooks
         self.scope = scope
-        arrival: Arrival | None = scope.get(MARK)
         scope[MARK] = True
         self._receive = receive
         self._send = send
@@ -419,11 +424,17 @@ class Request(Strand):
 
 
 def call(
-    journal: Journal, hooks: LoopHooks, app: App, scope: Scope, receive: Receive, send: Send
+    journal: Journal,
+    hooks: LoopHooks,
+    app: App,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    arrival: Arrival | None = None,
 ) -> Awaitable[None]:
     """Call the application in a request's account."""
     try:
-        request = Request(journal, hooks, scope, receive, send)
+        request = Request(journal, hooks, scope, receive, send, arrival)
     except Exception:
         journal.failed()
         return app(scope, receive, send)

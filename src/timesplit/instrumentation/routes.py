@@ -39,14 +39,14 @@ def arm_fastapi(agent: "Agent") -> None:
 def _noting(note: Note) -> Callable[[Handle], Handle]:
     def make(handle: Handle) -> Handle:
         # Not `async`: a frame less in each of the request's steps.
-        def noted(self: Any, scope: Any, *args: Any, **kwargs: Any) -> Any:
+        def noted(self: Any, scope: Any, receive: Any, send: Any) -> Any:
             request = current_request()
             if request is not None and scope.get(MARK) is True:  # False: a call within the process
                 try:
                     note(request, self, scope)
                 except Exception:
                     request.failed()
-            return handle(self, scope, *args, **kwargs)
+            return handle(self, scope, receive, send)
 
         return noted
 
