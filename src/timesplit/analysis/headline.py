@@ -101,7 +101,7 @@ def _about_owner(routes: Sequence[RouteSummary]) -> Headline | None:
 
 
 def _owned(route: RouteSummary, tail: Tail) -> str:
-    share = spoken(tail.parts_ns[tail.owner])
+    share = spoken(tail.owner_ns)
     if tail.owner in LOOP_PARTS and tail.culprit:
         return (
             f"of which {share} is waiting behind `{_plain(tail.culprit)}`, which holds the event loop; "

@@ -214,6 +214,7 @@ class Tail:
         excess_ns: mean response time of the former less that of the latter.
         parts_ns: the same of each part, the largest first; some can be negative.
         owner: the part with the largest.
+        owner_ns: mean time of the requests at or above p99 in that part, ordinary share included.
         culprit: `file:line function` that cost the slowest requests most; None where nobody did.
         culprit_ns: what it cost them, mean over all of them.
     """
@@ -223,6 +224,7 @@ class Tail:
     excess_ns: int
     parts_ns: dict[str, int]
     owner: str
+    owner_ns: int
     culprit: str | None
     culprit_ns: int
 

@@ -111,13 +111,15 @@ def _tail(cells: list[dict[str, Any]], culprit: tuple[str, int] | None) -> Tail 
     names = {**slow, **ordinary}
     excess = {name: slow.get(name, 0) - ordinary.get(name, 0) for name in names}
     by_size = dict(sorted(excess.items(), key=lambda item: -item[1]))
+    owner = next(iter(by_size))
     name, cost = culprit or (None, 0)
     return Tail(
         n=n,
         ordinary_n=ordinary_n,
         excess_ns=sum(excess.values()),
         parts_ns=by_size,
-        owner=next(iter(by_size)),
+        owner=owner,
+        owner_ns=slow.get(owner, 0),
         culprit=name,
         culprit_ns=round(cost / n),
     )

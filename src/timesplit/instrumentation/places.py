@@ -26,6 +26,7 @@ _STANDARD: Final = tuple(
     for path in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
     if path
 )
+_HERE: Final = os.getcwd() + os.sep
 _deployed: set[str] = set()  # applications that are installed as packages: their folders
 _known: dict[str, bool] = {}
 _MANY: Final = 10_000
@@ -72,7 +73,15 @@ def place_of_function(function: Any) -> Place:
 
 def place_of_code(code: CodeType) -> Place:
     """Return where a function's code begins."""
-    return Place(code.co_filename, code.co_firstlineno, short(code.co_qualname))
+    return Place(shown(code.co_filename), code.co_firstlineno, short(code.co_qualname))
+
+
+def shown(file: str) -> str:
+    """Return a file as one knows it: from the folder in which the application runs, or from its package on."""
+    for mark in _PACKAGES:
+        if mark in file:
+            return file.partition(mark)[2]
+    return file.removeprefix(_HERE)
 
 
 def short(qualified: str) -> str:
@@ -81,7 +90,7 @@ def short(qualified: str) -> str:
 
 
 def _place(frame: FrameType) -> Place:
-    return Place(frame.f_code.co_filename, frame.f_lineno, short(frame.f_code.co_qualname))
+    return Place(shown(frame.f_code.co_filename), frame.f_lineno, short(frame.f_code.co_qualname))
 
 
 def _is_application(file: str) -> bool:
