@@ -8,11 +8,14 @@ from typing import Any
 from timesplit.instrumentation import layout
 from timesplit.instrumentation.layout import (
     CLOSING,
+    CROWD,
+    CROWD_ROW,
     DONE,
     ENDED_BY,
     FREE,
     HEADER,
     HEADER_BYTES,
+    IS_CROWD,
     IS_MORE,
     IS_REQUEST,
     IS_TEXT,
@@ -75,6 +78,19 @@ class Account:
         """Sum of the known parts, in ns."""
         return sum(ns for ns in self.parts.values() if ns is not None)
 
+    def within(self, start: int, end: int) -> dict[str, float]:
+        """Return the parts' milliseconds between two instants, those that are there."""
+        found: dict[str, float] = {}
+        for segment in self.segments:
+            ns = min(segment.end, end) - max(segment.start, start)
+            if ns > 0:
+                found[segment.part] = found.get(segment.part, 0) + ns / 1e6
+        return found
+
+    def longest(self, part: str) -> Segment:
+        """Return the longest segment of a part."""
+        return max((s for s in self.segments if s.part == part), key=lambda s: s.end - s.start)
+
     @property
     def begin(self) -> int:
         """Where the parts begin: when the request arrived, or, unknown, its first step."""
@@ -120,17 +136,26 @@ def read_worker(path: Path) -> Worker:
     for code, (name, form) in _plain_kinds().items():
         found_here = [at for at in slots if _word(data, at + 8) == code]
         records[name] = [_fields(form, data, at, texts) for at in found_here]
+    records["crowd"] = [_crowd(data, at, texts) for at in slots if _word(data, at + 8) == IS_CROWD]
     return Worker(header, requests, records)
 
 
 def _plain_kinds() -> dict[int, tuple[str, Layout]]:
     """Every kind with a fixed layout: IS_STEP goes with STEP, and so on."""
-    special = {IS_REQUEST, IS_MORE, IS_TEXT}
+    special = {IS_REQUEST, IS_MORE, IS_TEXT, IS_CROWD}
     return {
         code: (name[3:].lower(), getattr(layout, name[3:]))
         for name, code in vars(layout).items()
         if name.startswith("IS_") and code not in special
     }
+
+
+def _crowd(data: bytes, at: int, texts: dict[int, str]) -> dict[str, Any]:
+    found = _fields(CROWD, data, at, texts)
+    rows = [
+        _fields(CROWD_ROW, data, at + CROWD.size + n * CROWD_ROW.size, texts) for n in range(found["rows"])
+    ]
+    return {**found, "rows": {row["owner"]: row["busy_ns"] for row in rows}}
 
 
 def _account(data: bytes, at: int, texts: dict[int, str], more: dict[int, list[Segment]]) -> Account:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -50,10 +51,13 @@ class Lab:
 
     def kill(self) -> None:
         """End whatever a failed test has left."""
-        for process in (*self._started, *self.processes()):
-            process.kill()
         for command in self._started:
+            command.kill()
             command.communicate()
+        with suppress(AssertionError):
+            self.wait_until_gone()
+        for process in self.processes():
+            process.kill()
 
     def _is_mine(self, process: psutil.Process) -> bool:
         try:

@@ -5,6 +5,8 @@ from typing import Any
 
 import httpx
 import pytest
+import redis.asyncio
+import requests
 from asgi_lifespan import LifespanManager
 from fastapi import APIRouter, BackgroundTasks, FastAPI, HTTPException, WebSocket
 from fastapi.responses import PlainTextResponse, StreamingResponse
@@ -440,6 +442,29 @@ async def test_an_exporter_that_fails_breaks_no_request(
         assert (await client.get("/sync")).status_code == 200
 
 
+async def test_libraries_are_traced_only_while_the_application_runs(collector: Collector) -> None:
+    def patched() -> list[bool]:
+        functions: list[Any] = [
+            httpx.AsyncHTTPTransport.handle_async_request,
+            requests.Session.send,
+            redis.asyncio.Redis.execute_command,
+            Engine.connect,
+        ]
+        return [hasattr(function, "__wrapped__") for function in functions]
+
+    app = application()
+    instrument(app)
+    assert not any(patched())
+    async with client_of(app):
+        assert all(patched())
+    assert not any(patched())
+
+    with module_level_engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+    engine: Any = module_level_engine
+    assert list(engine.dispatch.before_cursor_execute) == []
+
+
 module_level_engine = create_engine(
     "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
 )
@@ -483,8 +508,10 @@ async def test_an_engine_gets_one_tracer_however_often_it_connects(collector: Co
     async with client_of(application()):
         for _ in range(3):
             engine.connect().close()
+        assert len(list(engine.dispatch.before_cursor_execute)) == 1
+        engine.dispose()  # as applications do at their end
 
-    assert len(list(engine.dispatch.before_cursor_execute)) == 1
+    assert list(engine.dispatch.before_cursor_execute) == []
 
 
 async def test_the_origin_of_an_engine_with_options_is_not_traced_twice(

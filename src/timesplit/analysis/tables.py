@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from timesplit.runfolder import RunFolder, arrow_schema, empty_table
 from timesplit.schema import Kind, Table
 
-BATCH_ROWS: Final = 500_000  # of a streamed result: about 200 MB of joined requests
+BATCH_ROWS: Final = 100_000  # of a streamed result: about 40 MB; the engine holds several
 _ENGINE: Final = {
     "memory_limit": "1200MB",  # the rest of the 2 GiB that a report may take is numpy's and Arrow's
     "preserve_insertion_order": False,

@@ -172,8 +172,8 @@ def _is_sound(span: Span) -> bool:
 def _served(span: Span) -> Served | None:
     told = _by_name(span.attributes)
     method = _text(told, "http.request.method") or _text(told, "http.method")
-    stream = _text(told, spanfacts.STREAM) or _websocket(told)
-    if method is None and stream is None:
+    stream = _stream(told)
+    if method is None and stream != "websocket":
         return None  # served by another protocol than HTTP
     seq = _int(told, spanfacts.SEQ)
     status = _int(told, "http.response.status_code") or _int(told, "http.status_code")
@@ -196,9 +196,10 @@ def _served(span: Span) -> Served | None:
     )
 
 
-def _websocket(told: Mapping[str, AnyValue]) -> str | None:
+def _stream(told: Mapping[str, AnyValue]) -> str | None:
     scheme = _text(told, "url.scheme") or _text(told, "http.scheme")
-    return "websocket" if scheme in ("ws", "wss") else None
+    stream = "websocket" if scheme in ("ws", "wss") else _text(told, spanfacts.STREAM)
+    return stream if stream in ("websocket", "sse") else None
 
 
 def _ended_by(span: Span, status: int | None) -> str | None:

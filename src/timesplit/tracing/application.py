@@ -21,10 +21,8 @@ from starlette.types import ASGIApp, Lifespan
 
 from timesplit.errors import UsageError
 from timesplit.tracing.exchange import as_exchanges
-from timesplit.tracing.libraries import arm
 from timesplit.tracing.native import instrument_natively
-from timesplit.tracing.process import worker_resource
-from timesplit.tracing.spans import WorkerSpans
+from timesplit.tracing.process import ProcessTracing
 
 log = logging.getLogger(__name__)
 CONTRIB, NATIVE = "contrib", "native"  # who makes the server spans
@@ -51,12 +49,12 @@ def instrument(app: FastAPI) -> None:
     _instrumented.add(app)
     # Today's attribute names, unless the environment asks for others; contrib reads it once per process.
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
-    provider, spans, armed = _tracing()
+    tracing = _tracing()
     if maker == NATIVE:
-        instrument_natively(app, provider)
+        instrument_natively(app, tracing.provider)
     else:
-        _instrument_by_contrib(app, provider)
-    app.router.lifespan_context = _with_spans(app.router.lifespan_context, spans, armed)
+        _instrument_by_contrib(app, tracing.provider)
+    app.router.lifespan_context = _traced(app.router.lifespan_context, tracing)
 
 
 def _instrument_by_contrib(app: FastAPI, provider: TracerProvider) -> None:
@@ -65,16 +63,7 @@ def _instrument_by_contrib(app: FastAPI, provider: TracerProvider) -> None:
     app.build_middleware_stack = lambda: as_exchanges(build())  # type: ignore[method-assign]  # contrib's own way
 
 
-@cache
-def _tracing() -> tuple[TracerProvider, WorkerSpans, frozenset[str]]:
-    """Return the process's provider, the processor of its spans, and what else it records.
-
-    One per process, because contrib patches libraries once per process. No thread and no connection yet.
-    """
-    spans = WorkerSpans()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(spans)
-    return provider, spans, arm(provider)
+_tracing = cache(ProcessTracing)  # one per process, because contrib patches libraries once per process
 
 
 def _is_traced(app: FastAPI) -> bool:
@@ -82,14 +71,14 @@ def _is_traced(app: FastAPI) -> bool:
     return configured or getattr(app, "_is_instrumented_by_opentelemetry", False)
 
 
-def _with_spans(lifespan: Lifespan[Any], spans: WorkerSpans, armed: frozenset[str]) -> Lifespan[Any]:
+def _traced(lifespan: Lifespan[Any], tracing: ProcessTracing) -> Lifespan[Any]:
     @asynccontextmanager
     async def traced(app: Any) -> AsyncGenerator[Any, None]:
-        spans.start(worker_resource(armed))
         try:
+            tracing.start()
             async with lifespan(app) as state:
                 yield state
         finally:
-            spans.stop()
+            tracing.stop()
 
     return traced

@@ -1,19 +1,58 @@
-"""What a worker process says about itself: the resource of its spans."""
+"""The tracing of a worker process: started after the fork, stopped at its end, and what the process says of itself."""
 
 import json
+import logging
 import os
 import platform
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib import metadata
 
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.util.types import AnyValue
 
 from timesplit import spanfacts
 from timesplit.clocks import boot_id, read_anchor
 from timesplit.instrumentation import identity
+from timesplit.tracing.libraries import armed_libraries
+from timesplit.tracing.spans import WorkerSpans
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = ("timesplit", "fastapi", "starlette", "uvicorn", "gunicorn", "opentelemetry-sdk")
+
+
+class ProcessTracing:
+    """What all applications of a process share.
+
+    Attributes:
+        provider: makes the spans; good before the fork too, for it has neither thread nor connection.
+    """
+
+    def __init__(self) -> None:
+        self._spans = WorkerSpans()
+        self._libraries = ExitStack()
+        self._applications = 0
+        self.provider = TracerProvider(shutdown_on_exit=False)
+        self.provider.add_span_processor(self._spans)
+
+    def start(self) -> None:
+        """Arm the libraries and export, unless another application of this process has begun that already."""
+        self._applications += 1
+        if self._applications == 1:
+            armed = self._libraries.enter_context(armed_libraries(self.provider))
+            self._spans.start(worker_resource(armed))
+
+    def stop(self) -> None:
+        """Export what is left and disarm, once all applications of this process have stopped."""
+        self._applications -= 1
+        if not self._applications:
+            self._spans.stop()
+            try:
+                self._libraries.close()
+            except Exception as error:  # whatever an instrumentation does, the service ends in order
+                log.warning("a library stays instrumented: %s", error)
 
 
 def worker_resource(armed: frozenset[str]) -> Resource:

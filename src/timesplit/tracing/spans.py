@@ -32,19 +32,15 @@ class WorkerSpans(SpanProcessor):
     """Exports the process's spans from `start` to `stop`; at other times it forgets them."""
 
     def __init__(self) -> None:
-        self._applications = 0
         self._batch: BatchSpanProcessor | None = None
         self._failed = False
 
     def start(self, resource: Resource) -> None:
-        """Begin to number and export, unless another application of this process has begun already.
+        """Begin to number and export.
 
         Args:
             resource: the process, as it is after the fork.
         """
-        self._applications += 1
-        if self._applications > 1:
-            return
         self._resource = resource
         self._numbers = itertools.count()
         self._exporter = OTLPSpanExporter()
@@ -56,10 +52,9 @@ class WorkerSpans(SpanProcessor):
 
     def stop(self) -> None:
         """Say how many server spans were made, and export what is left: for `STOP_SECONDS` at most."""
-        self._applications -= 1
-        if self._applications or self._batch is None:
-            return
         batch, self._batch = self._batch, None
+        if batch is None:
+            return  # it could not start
         batch.on_end(self._last_span())
         # A thread that can be left alone: the SDK waits 30 s for a collector that does not answer.
         stopping = threading.Thread(target=batch.shutdown, name="timesplit-stop", daemon=True)
