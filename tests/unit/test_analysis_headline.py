@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from timesplit.analysis.headline import spoken, write_headline
+from timesplit.analysis.headline import LOOP_PARTS, spoken, write_headline
 from timesplit.analysis.summary import (
     Bursts,
     Distribution,
@@ -11,8 +11,10 @@ from timesplit.analysis.summary import (
     JobSummary,
     PartTime,
     RouteSummary,
+    Tail,
     Waves,
 )
+from timesplit.parts import PARTS
 
 MS = 1_000_000
 
@@ -192,3 +194,26 @@ def test_backticks_of_names_do_not_end_the_code() -> None:
 )
 def test_durations_are_said_with_two_digits(nanoseconds: int, said: str) -> None:
     assert spoken(nanoseconds) == said
+
+
+def owned(owner: str, culprit: str | None, **slow: int) -> RouteSummary:
+    """A route whose ledger names the owner of its tail."""
+    times_of_parts = {name: ms * MS for name, ms in slow.items()}
+    tail = Tail(10, 100, sum(times_of_parts.values()), times_of_parts, owner, times_of_parts, culprit, 0)
+    return replace(SLOW, parts={"loop": part(1)}, tail=tail)
+
+
+def test_the_ledger_names_the_line_that_others_wait_behind_with_all_that_it_cost() -> None:
+    text = write_headline([QUICK, owned("read", "bad.py:12 bad", read=90, loop=80, route=5)], []).text
+    assert "170 ms is waiting behind `bad.py:12 bad`" in text
+
+
+def test_without_a_culprit_many_short_steps_are_to_blame() -> None:
+    text = write_headline([owned("loop", None, loop=80)], []).text
+    assert "no single culprit" in text
+
+
+@pytest.mark.parametrize("name", [each.name for each in PARTS if each.name not in LOOP_PARTS])
+def test_each_part_that_owns_a_tail_has_advice(name: str) -> None:
+    text = write_headline([owned(name, None, **{name: 80})], []).text
+    assert "of which 80 ms is " in text

@@ -101,7 +101,8 @@ def _about_owner(routes: Sequence[RouteSummary]) -> Headline | None:
 
 
 def _owned(route: RouteSummary, tail: Tail) -> str:
-    share = spoken(tail.owner_ns)
+    together = LOOP_PARTS if tail.owner in LOOP_PARTS else (tail.owner,)  # one cause, at three places
+    share = spoken(sum(tail.slow_ns.get(part, 0) for part in together))
     if tail.owner in LOOP_PARTS and tail.culprit:
         return (
             f"of which {share} is waiting behind `{_plain(tail.culprit)}`, which holds the event loop; "

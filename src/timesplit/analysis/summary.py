@@ -214,7 +214,7 @@ class Tail:
         excess_ns: mean response time of the former less that of the latter.
         parts_ns: the same of each part, the largest first; some can be negative.
         owner: the part with the largest.
-        owner_ns: mean time of the requests at or above p99 in that part, ordinary share included.
+        slow_ns: mean time of the requests at or above p99 in each part, ordinary share included.
         culprit: `file:line function` that cost the slowest requests most; None where nobody did.
         culprit_ns: what it cost them, mean over all of them.
     """
@@ -224,7 +224,7 @@ class Tail:
     excess_ns: int
     parts_ns: dict[str, int]
     owner: str
-    owner_ns: int
+    slow_ns: dict[str, int]
     culprit: str | None
     culprit_ns: int
 

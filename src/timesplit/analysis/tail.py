@@ -119,7 +119,7 @@ def _tail(cells: list[dict[str, Any]], culprit: tuple[str, int] | None) -> Tail 
         excess_ns=sum(excess.values()),
         parts_ns=by_size,
         owner=owner,
-        owner_ns=slow.get(owner, 0),
+        slow_ns=slow,
         culprit=name,
         culprit_ns=round(cost / n),
     )
