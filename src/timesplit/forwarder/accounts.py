@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from timesplit.forwarder.culprits import Charges
 from timesplit.forwarder.journal import Records, Worker
+from timesplit.instrumentation import foreign
 from timesplit.instrumentation.layout import ENDED_BY, SEGMENTS_INLINE, SPREAD, UNKNOWN
 from timesplit.parts import SERVER_PARTS
 from timesplit.schema import SERVER
@@ -70,6 +71,21 @@ def span_ids(instance: str, numbers: Numbers) -> npt.NDArray[np.uint64]:
         SPREAD
     )  # wraps at 64 bits, as meant
     return np.where(ids == 0, np.uint64(1), ids)
+
+
+def foreign_spans(requests: Records) -> dict[int, tuple[bytes, bytes] | None]:
+    """Return (trace id, span id) of server spans that the application's own tracing makes, by position of the request.
+
+    None for one that it did not sample: nobody makes a span of that request.
+    """
+    found: dict[int, tuple[bytes, bytes] | None] = {}
+    for at in np.flatnonzero(requests["foreign"] != foreign.NONE).tolist():
+        upper, lower, span = (
+            int(requests[field][at]).to_bytes(8, "big", signed=True)
+            for field in ("foreign_trace_upper", "foreign_trace_lower", "foreign_span")
+        )
+        found[at] = (upper + lower, span) if requests["foreign"][at] == foreign.SAMPLED else None
+    return found
 
 
 def unhex(texts: npt.NDArray[np.bytes_], digits: slice) -> tuple[Bytes, Flags]:

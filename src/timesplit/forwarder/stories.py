@@ -39,12 +39,17 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A kept request: its row of server/, why it is kept, its stretches, and what else one searches for."""
+    """A kept request: its row of server/, why it is kept, its stretches, and what else one searches for.
+
+    Attributes:
+        foreign: its server span, whose ids the row has, is made by the application's own tracing.
+    """
 
     row: Mapping[str, Any]
     why: str
     stretches: Sequence[Stretch]
     search: Mapping[str, str]
+    foreign: bool = False
 
 
 def spans(stories: Iterable[Story], to_utc: int) -> list[Span]:
@@ -85,7 +90,8 @@ def _spans(story: Story, to_utc: int) -> Iterable[Span]:
     if (row["status"] or 0) >= _ERROR or row["ended_by"] in ("exception", "killed"):
         server.status.code = Status.STATUS_CODE_ERROR
         server.status.message = row["ended_by"]
-    yield server
+    if not story.foreign:
+        yield server
     for number, stretch in enumerate(story.stretches):
         yield _child(row, number, stretch, to_utc)
 

@@ -6,7 +6,7 @@ written, its kept requests become spans, and all of its requests are counted in 
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from timesplit import runfolder
 from timesplit.forwarder.accounts import (
     KEY_BYTES,
     after_rows,
+    foreign_spans,
     killed_rows,
     run_keys,
     segment_rows,
@@ -242,15 +243,24 @@ def _stories(
     for segment in found:
         by_span.setdefault(segment["span_id"], []).append(segment)
     ids = {number: at for at, number in enumerate(batch.requests["number"].tolist()) if kept[at]}
+    foreign = foreign_spans(batch.requests)
     for at, row in zip(np.flatnonzero(kept).tolist(), rows.filter(pa.array(kept)).to_pylist(), strict=True):
-        culprit = ids.get(int(charges.numbers[at]))
-        link = (
-            (rows["trace_id"][culprit].as_py(), rows["span_id"][culprit].as_py())
-            if culprit is not None
-            else None
-        )
+        if at in foreign and foreign[at] is None:
+            continue
+        link = _server_span(rows, foreign, ids.get(int(charges.numbers[at])))
         stretches = [_stretch(segment, row["culprit"], link) for segment in by_span.get(row["span_id"], [])]
-        yield Story(row, why[at] or "", stretches, {"timesplit.run": row["trace_id"][:KEY_BYTES].hex()})
+        run = {"timesplit.run": row["trace_id"][:KEY_BYTES].hex()}
+        row["trace_id"], row["span_id"] = foreign.get(at) or (row["trace_id"], row["span_id"])
+        yield Story(row, why[at] or "", stretches, run, at in foreign)
+
+
+def _server_span(
+    rows: pa.Table, foreign: Mapping[int, tuple[bytes, bytes] | None], at: int | None
+) -> tuple[bytes, bytes] | None:
+    """Return the ids of a request's server span, whoever makes it; None where nobody does."""
+    if at is None or at in foreign:
+        return None if at is None else foreign[at]
+    return rows["trace_id"][at].as_py(), rows["span_id"][at].as_py()
 
 
 def _stretch(segment: dict[str, Any], culprit: str | None, link: tuple[bytes, bytes] | None) -> Stretch:
