@@ -73,11 +73,7 @@ def http(head: float = 0.0, body: float = 0.0, chunked: bool = False) -> Answer:
 
     def answer(peer: Peer, connection: socket.socket, _: bytes) -> None:
         time.sleep(head)
-        length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 5"
-        start, rest = (
-            b"HTTP/1.1 200 OK\r\n" + length + b"\r\n\r\n",
-            b"5\r\nhello\r\n0\r\n\r\n" if chunked else b"hello",
-        )
+        start, rest = _pieces(chunked)
         if body:
             connection.sendall(start)
             time.sleep(body)
@@ -86,3 +82,14 @@ def http(head: float = 0.0, body: float = 0.0, chunked: bool = False) -> Answer:
             reply(peer, connection, start + rest)
 
     return answer
+
+
+def http_as_asked(peer: Peer, connection: socket.socket, data: bytes) -> None:
+    """Answer `GET /0.02` after 0.02 s, and so on."""
+    time.sleep(float(data.split()[1][1:]))
+    reply(peer, connection, b"".join(_pieces(chunked=False)))
+
+
+def _pieces(chunked: bool) -> tuple[bytes, bytes]:
+    length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 5"
+    return b"HTTP/1.1 200 OK\r\n" + length + b"\r\n\r\n", b"5\r\nhello\r\n0\r\n\r\n" if chunked else b"hello"

@@ -15,7 +15,7 @@ from timesplit.parts import CODES
 
 NAMES = {code: name for name, code in CODES.items()}
 MS = 1_000_000
-JIFFY = 4  # ms; the kernel's resolution, which decides where a reply was read late
+JIFFY = 4.5  # ms; the kernel's resolution, and what lies between a stamp and the system call after it
 Work = Callable[[], Coroutine[Any, Any, Any]]
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 LOOPS = {"asyncio": asyncio.run, "uvloop": uvloop.run}

@@ -16,6 +16,7 @@ import redis.asyncio
 import valkey.asyncio
 
 from tests.integration.recorded import JIFFY, LOOPS, MS, Recorded, Run, hooked, record
+from tests.wallclock import monotonic
 from timesplit.instrumentation import cache, offload
 from timesplit.instrumentation.agent import Agent
 from timesplit.instrumentation.loop import clock, here
@@ -65,9 +66,8 @@ def stamped(pipeline: Any, seconds: float = 0.05) -> Any:
 
 
 def stamps(answers: Any) -> Stamps:
-    offset = clock() - time.time_ns()
     (from_s, from_us), _, (to_s, to_us) = answers
-    return (from_s * 1_000_000 + from_us) * 1000 + offset, (to_s * 1_000_000 + to_us) * 1000 + offset
+    return monotonic(from_s + from_us / 1e6), monotonic(to_s + to_us / 1e6)
 
 
 def test_commands_are_cache_by_name(run: Run, valkey: str, package: Any) -> None:

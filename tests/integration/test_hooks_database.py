@@ -21,6 +21,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.integration.recorded import JIFFY, LOOPS, MS, Recorded, Run, hooked, record
+from tests.wallclock import monotonic
 from timesplit.instrumentation import database, offload, postgres
 from timesplit.instrumentation.agent import Agent
 from timesplit.instrumentation.loop import clock, here
@@ -34,8 +35,7 @@ Stamps = tuple[int, int]
 
 def stamps(row: Any) -> Stamps:
     """Return when the database began and ended a statement, on our clock."""
-    offset = clock() - time.time_ns()
-    return int(row[0] * 1e9) + offset, int(row[2] * 1e9) + offset
+    return monotonic(row[0]), monotonic(row[2])
 
 
 @pytest.fixture(params=list(LOOPS))

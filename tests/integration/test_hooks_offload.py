@@ -5,6 +5,7 @@ import concurrent.futures
 import concurrent.futures.process
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Any
 
 import anyio
@@ -23,9 +24,9 @@ from timesplit.instrumentation.loop import clock, here
 ARMED = (offload.arm_anyio, offload.arm_anyio_processes, offload.arm_threads, offload.arm_processes)
 
 
-@pytest.fixture(params=LOOPS.values(), ids=LOOPS)
+@pytest.fixture(params=list(LOOPS))
 def run(request: pytest.FixtureRequest) -> Run:
-    return request.param  # type: ignore[no-any-return]  # pytest's params are untyped
+    return LOOPS[request.param]
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +96,7 @@ def test_the_standard_librarys_threads_are_seen_too(run: Run, way: str) -> None:
 
 async def all_offloaded(jobs: list[Job], tokens: int) -> list[Recorded]:
     limiter = anyio.CapacityLimiter(tokens)
-    return await asyncio.gather(*(record(lambda job=job: job.offloaded(limiter)) for job in jobs))
+    return list(await asyncio.gather(*(record(partial(job.offloaded, limiter)) for job in jobs)))
 
 
 def test_a_token_is_waited_for_in_waves(run: Run) -> None:
@@ -154,8 +155,6 @@ def test_the_names_are_those_of_the_functions_that_were_handed_on() -> None:
         yield 1
 
     manager = __import__("contextlib").contextmanager(pieces)()
-    from functools import partial
-
     assert offload.name_of(time.sleep) == "time.sleep"
     assert offload.name_of(partial(partial(time.sleep), 3)) == "time.sleep"
     assert offload.name_of(manager.__enter__) == "test_hooks_offload.pieces"
@@ -212,7 +211,7 @@ def test_a_dependency_that_is_full_is_a_wait_with_a_name(run: Run) -> None:
         assert sent[0]["status"] == 200
 
     async def main() -> list[Recorded]:
-        return await asyncio.gather(record(call), record(call))
+        return list(await asyncio.gather(record(call), record(call)))
 
     first, second = run(hooked(main()))
     waited = second.ms("other_wait", "dependency concurrency 1")

@@ -18,6 +18,10 @@ _TCP_INFO = getattr(socket, "TCP_INFO", 11)
 _LAST_RECEIVED = Struct("@52xI")  # tcpi_last_data_recv of struct tcp_info, in ms
 _COARSE_CLOCK = 6  # CLOCK_MONOTONIC_COARSE of Linux: it advances once a jiffy
 
+_INSTANT = 100_000  # ns
+
+clock = time.monotonic_ns
+
 Find = Callable[[Any], Any]
 # Class of a source → what finds its socket: an object with `fileno`, or a file descriptor.
 SOCKETS: dict[type, Find] = {}
@@ -46,16 +50,20 @@ def came(strand: Strand, now: int, busy_from: int, busy_to: int) -> int:
     if waited < 2 * JIFFY or not strand.suspended or strand.ready:
         return now
     busy = max(now - max(busy_from, strand.suspended), 0) if now - busy_to < JIFFY else 0
-    age = data_age(strand.source)
-    if age is None:
+    told = _last_data(strand.source)
+    if told is None:
         _uncertain(strand, busy)
         return now
-    if age > waited + JIFFY or (age > waited - JIFFY and strand.due is not None and strand.due[0] <= now):
-        return now  # the data of an earlier reply: not these woke the strand, but a timer
+    arrived, age = told
+    earliest = strand.suspended
+    if arrived < earliest - JIFFY:
+        return now  # an earlier reply's: a timer woke the strand
+    if arrived < earliest + JIFFY and strand.due is not None and strand.due[0] <= now:
+        return now  # as likely as not
     # An age of one jiffy means anything up to two: it counts only where the loop was busy for that long.
     if age < 2 * JIFFY:
-        age = min(age, busy)
-    return now - min(age, waited)
+        arrived = max(arrived, now - busy)
+    return min(max(arrived, earliest), now)
 
 
 def _uncertain(strand: Strand, busy: int) -> None:
@@ -64,8 +72,8 @@ def _uncertain(strand: Strand, busy: int) -> None:
         request.uncertain += busy
 
 
-def data_age(source: object) -> int | None:
-    """Return how long ago, in ns, the last data on a connection came; None where the kernel cannot tell."""
+def _last_data(source: object) -> tuple[int, int] | None:
+    """Return when the last data on a connection came, and their age; None where the kernel cannot tell."""
     find = next((SOCKETS[owner] for owner in source.__class__.__mro__ if owner in SOCKETS), None)
     if find is None:
         return None
@@ -73,11 +81,21 @@ def data_age(source: object) -> int | None:
         found = find(source)
         descriptor = found if isinstance(found, int) else found.fileno()
         # Family and type are given, or the constructor would ask the kernel for them.
-        asked = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=descriptor)
+        connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=descriptor)
         try:
-            info = asked.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 104)
+            return _asked(connection)
         finally:
-            asked.detach()
-        return int(_LAST_RECEIVED.unpack_from(info)[0]) * 1_000_000
+            connection.detach()
     except Exception:  # whatever a library's own objects raise: unknown
         return None
+
+
+def _asked(connection: socket.socket) -> tuple[int, int]:
+    for _ in range(3):
+        before = clock()
+        info = connection.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 104)
+        now = clock()
+        if now - before < _INSTANT:  # else something came between, and the age is of another instant
+            break
+    age = int(_LAST_RECEIVED.unpack_from(info)[0]) * 1_000_000
+    return now - age, age
