@@ -249,7 +249,7 @@ def test_the_first_request_of_a_task_is_due_when_its_think_time_ends(target: Tar
     for before, after in zip(second, first[1:], strict=False):
         assert 350 * MS <= after["intended"] - before["done"] <= 380 * MS
         assert after["sent"] is None or after["sent"] >= after["intended"]
-    for outer, inner in zip(first, second, strict=True):
+    for outer, inner in zip(first, second, strict=False):  # the run may end between the two
         assert 0 <= inner["intended"] - outer["done"] < 20 * MS
     ticks = [after["intended"] - before["intended"] for before, after in pairwise(paced)]
     # The first task took 500 ms: the second one was due at 300 ms and sent at 500 ms.
