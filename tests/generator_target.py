@@ -258,7 +258,8 @@ class Generator:
     def __exit__(self, *_: object) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
+        with suppress(ValueError):  # somebody has read its output already
+            self.process.communicate()
 
     def finish(self, timeout: float = 40, *, exit_code: int = 0) -> "Run":
         """Wait until it has ended by itself, and return its run."""

@@ -12,6 +12,7 @@ from timesplit.schema import CLIENT, HOSTS
 from timesplit.tracecontext import tracestate
 
 MS = 1_000_000
+SLACK = 80 * MS  # of a machine that does other things as well
 SCENARIO = """
 class Everything(FastHttpUser):
     network_timeout = 0.3
@@ -218,9 +219,9 @@ def test_waiting_for_a_connection_of_ones_own_is_late_and_not_the_services(
         load(tmp_path, scenario, target.url, "-u", "1", "-t", "2s").rows(CLIENT), "GET /slow"
     )
 
-    assert first["sent"] - first["intended"] < 50 * MS
+    assert first["sent"] - first["intended"] < 150 * MS
     assert second["sent"] - second["intended"] >= 190 * MS
-    assert second["done"] - second["sent"] < 290 * MS
+    assert second["done"] - second["sent"] < 390 * MS
 
 
 def test_the_first_request_of_a_task_is_due_when_its_think_time_ends(target: Target, tmp_path: Path) -> None:
@@ -247,13 +248,13 @@ def test_the_first_request_of_a_task_is_due_when_its_think_time_ends(target: Tar
     first, second, paced = (named(rows, f"GET /{name}") for name in ("first", "second", "paced"))
 
     for before, after in zip(second, first[1:], strict=False):
-        assert 350 * MS <= after["intended"] - before["done"] <= 380 * MS
+        assert 350 * MS <= after["intended"] - before["done"] <= 350 * MS + SLACK
         assert after["sent"] is None or after["sent"] >= after["intended"]
-    for outer, inner in zip(first, second, strict=True):
-        assert 0 <= inner["intended"] - outer["done"] < 20 * MS
+    for outer, inner in zip(first, second, strict=False):  # the run may end between the two
+        assert 0 <= inner["intended"] - outer["done"] < SLACK
     ticks = [after["intended"] - before["intended"] for before, after in pairwise(paced)]
     # The first task took 500 ms: the second one was due at 300 ms and sent at 500 ms.
-    assert ticks[0] == pytest.approx(300 * MS, abs=20 * MS)
-    assert paced[1]["sent"] - paced[1]["intended"] == pytest.approx(200 * MS, abs=20 * MS)
-    assert ticks[1] == pytest.approx(500 * MS, abs=20 * MS)
-    assert ticks[2:] == pytest.approx([300 * MS] * len(ticks[2:]), abs=20 * MS)
+    assert ticks[0] == pytest.approx(300 * MS, abs=SLACK)
+    assert paced[1]["sent"] - paced[1]["intended"] == pytest.approx(200 * MS, abs=SLACK)
+    assert ticks[1] == pytest.approx(500 * MS, abs=SLACK)
+    assert ticks[2:] == pytest.approx([300 * MS] * len(ticks[2:]), abs=SLACK)

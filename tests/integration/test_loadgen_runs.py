@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.generator_target import Run, Target, lines, load, processes, scenario, wait_for
+from tests.generator_target import Run, Target, free_port, lines, load, processes, scenario, wait_for
 from timesplit.schema import CLIENT, HOSTS
 
 MS = 1_000_000
@@ -205,6 +205,25 @@ def test_several_processes_make_one_run_that_lacks_nothing_and_doubles_nothing(
     assert run.meta["ended"]
     assert lines(told)[-1]["begun"] == len(rows)
     assert lines(told)[-1]["p99_ms"] is not None
+
+
+def test_a_worker_that_comes_late_takes_part_in_the_run(target: Target, tmp_path: Path) -> None:
+    port = free_port()
+    lead = ("--master", "--master-bind-port", port, "--expect-workers", "1", "--enable-rebalancing")
+    follow = ("--worker", "--master-port", port)
+    with ExitStack() as started:
+        master = started.enter_context(scenario(tmp_path, STEADY, target.url, *lead, "-u", "4", "-r", "4"))
+        started.enter_context(scenario(tmp_path, STEADY, target.url, *follow))
+        wait_for(lambda: bool(target.seen))
+        started.enter_context(scenario(tmp_path, STEADY, target.url, *follow))
+        run = Run(master.runs / "latest")
+        wait_for(lambda: len({row["generator"] for row in run.rows(CLIENT)}) == 2)
+        master.process.send_signal(signal.SIGINT)
+        master.process.wait()
+        wait_for(lambda: len([row for row in run.rows(HOSTS) if row["written"] is not None]) == 2)
+
+    assert sent(run.rows(CLIENT)) == seen_by(target)
+    assert {row["trace_id"][:8].hex() for row in run.rows(CLIENT)} == {run.meta["key"]}
 
 
 def test_each_start_is_a_run_with_a_key_of_its_own(target: Target, tmp_path: Path) -> None:

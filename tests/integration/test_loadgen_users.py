@@ -66,8 +66,9 @@ def test_the_requests_of_a_burst_are_due_at_one_instant_and_hardly_late(bursts: 
         assert len({row["intended"] for row in rows}) == 1
         late += [row["sent"] - row["intended"] for row in rows]
         assert all(row["connect_ns"] == 0 for row in rows)
+    assert len([row for row in bursts.rows(CLIENT) if not row["reused"]]) == 60  # one for each at once
     # A machine that does other things may hold up one of them; in turn they would all be late.
-    assert sorted(late)[len(late) * 9 // 10] < 20 * MS
+    assert sorted(late)[len(late) * 9 // 10] < 50 * MS
     assert min(late) >= 0
 
 
@@ -106,11 +107,11 @@ def test_an_event_stream_is_answered_by_its_first_bytes_and_goes_on_in_a_row_of_
     assert [seen.path for seen in target.seen].count("/ok?heard") == 1
     assert (attempt["trace_id"], attempt["span_id"]) == (stream["trace_id"], stream["span_id"])
     assert (attempt["status"], attempt["error"]) == (200, None)
-    assert 45 * MS < attempt["done"] - attempt["first_byte"] < 100 * MS
+    assert attempt["done"] - attempt["first_byte"] > 45 * MS
     assert (stream["side"], stream["kind"], stream["messages"], stream["code"]) == ("client", "sse", 3, 200)
     assert stream["opened"] == attempt["sent"]
-    assert 95 * MS < stream["first"] - attempt["first_byte"] < 180 * MS
-    assert 295 * MS < stream["closed"] - attempt["first_byte"] < 500 * MS
+    assert stream["first"] - attempt["done"] > 45 * MS  # the first bytes are no event
+    assert stream["closed"] - stream["first"] > 195 * MS
     assert stream["error"] is None
     assert [one["messages"] for one in named_stream(streams, "GET /unread")] == [3]
     (left,) = named_stream(streams, "GET /left")

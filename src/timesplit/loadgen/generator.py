@@ -1,7 +1,7 @@
 """This process as a generator of load: when a run begins and ends, and who else takes part in it.
 
 Locust's `test_start` begins a run, each with a key of its own. With several processes the master makes the
-key and the folder, and tells the workers before it tells them to spawn users: they record, it adds up.
+key and the folder, and tells them to the workers with the order to spawn users: they record, it adds up.
 """
 
 import gc
@@ -9,6 +9,7 @@ import inspect
 import logging
 import os
 import secrets
+from abc import ABC, abstractmethod
 from argparse import ArgumentParser
 from dataclasses import asdict
 from pathlib import Path
@@ -32,11 +33,14 @@ from timesplit.schema import HOSTS
 from timesplit.tracecontext import new_run_key
 
 _log = logging.getLogger(__name__)
-_RUN, _TALLY, _FINISHED = "timesplit-run", "timesplit-tally", "timesplit-finished"  # Locust's messages
+_TALLY, _FINISHED = "timesplit-tally", "timesplit-finished"  # messages from a worker to its master
+# Locust sends the options that it does not know with each order to spawn users, and so also to workers that come
+# late. A message of our own could overtake a worker's start and find nobody who listens.
+_OPTION: Final = "timesplit_run"
 _REPORT_S: Final = 1.0
 
 
-class Generator:
+class Generator(ABC):
     """The runs of a Locust environment, as seen by one of its processes.
 
     Attributes:
@@ -52,26 +56,25 @@ class Generator:
         _get_ready()
         environment.events.test_start.add_listener(self._on_start)
         environment.events.test_stop.add_listener(self._on_stop)
-        environment.events.quit.add_listener(
-            self._on_stop
-        )  # a run that broke off before it counted as running
+        # Once more at the very end: a run may break off before Locust counts it as running.
+        environment.events.quit.add_listener(self._on_stop)
 
     @staticmethod
     def of(environment: Environment) -> "Generator | None":
         """Return the generator of an environment; None if Locust never fired its `init` event."""
         return _generators.get(environment)
 
+    @abstractmethod
     def begin(self) -> None:
         """Begin a run."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self) -> None:
         """End the run, if one is going on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self) -> None:
         """Stop the load everywhere: the scenario has done all that it meant to do."""
-        raise NotImplementedError
 
     def _record(self, run: Path, told: dict[str, Any]) -> None:
         """Begin to record.
@@ -126,7 +129,6 @@ class Leader(Generator):
         self._progress: ProgressFile | None = None
         runner.register_message(_TALLY, self._on_tally)
         runner.register_message(_FINISHED, lambda **_: self.finish())
-        environment.events.worker_connect.add_listener(self._on_worker)
 
     def begin(self) -> None:
         """Make key and folder, tell the workers, record if there are none."""
@@ -137,7 +139,7 @@ class Leader(Generator):
         told = {"key": key.hex(), "folder": self._folder.path.name, "stage": meta["stages"][0]}
         self._told, self._tallies = told | {"warmup_s": meta["warmup_s"]}, {}
         if self._is_master:
-            self._runner.send_message(_RUN, self._told)
+            setattr(self._environment.parsed_options, _OPTION, self._told)
         else:
             self._record(self._folder.path, self._told)
         if path := os.environ.get("TIMESPLIT_PROGRESS"):
@@ -169,19 +171,14 @@ class Leader(Generator):
         if msg.data["key"] == self._told.get("key"):
             self._tallies[msg.node_id] = msg.data
 
-    def _on_worker(self, client_id: str, **_: Any) -> None:
-        if self._folder is not None:
-            self._runner.send_message(_RUN, self._told, client_id=client_id)
-
 
 class Worker(Generator):
     """A process that records what its master has begun."""
 
     def __init__(self, environment: Environment, runner: Runner) -> None:
         super().__init__(environment, runner)
-        self._told: dict[str, Any] = {}
+        self._key = ""
         self._reporter: gevent.Greenlet | None = None
-        runner.register_message(_RUN, self._on_run)
 
     def begin(self) -> None:
         """Record into the run's folder; on another host than the master's it is made here.
@@ -189,11 +186,13 @@ class Worker(Generator):
         Raises:
             UsageError: the master said nothing of a run.
         """
-        if not self._told:
+        told = getattr(self._environment.parsed_options, _OPTION, None)
+        if told is None:
             raise UsageError("the master does not record: start it with the same locustfile")
-        run = runs_root() / self._told["folder"]
+        run = runs_root() / told["folder"]
         run.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._record(run, self._told)
+        self._key = told["key"]
+        self._record(run, told)
         self._reporter = gevent.spawn(self._report)
 
     def end(self) -> None:
@@ -208,16 +207,13 @@ class Worker(Generator):
         """Ask the master to stop the load."""
         self._runner.send_message(_FINISHED)
 
-    def _on_run(self, msg: Any, **_: Any) -> None:
-        self._told = msg.data
-
     def _report(self) -> None:
         while True:
             gevent.sleep(_REPORT_S)
             self._tell()
 
     def _tell(self) -> None:
-        self._runner.send_message(_TALLY, {"key": self._told["key"]} | self.tally.message())
+        self._runner.send_message(_TALLY, {"key": self._key} | self.tally.message())
 
 
 _generators: WeakKeyDictionary[Environment, Generator] = WeakKeyDictionary()

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from locust.env import Environment
 
 from timesplit.clocks import Anchor, boot_id, read_anchor
-from timesplit.errors import UsageError
+from timesplit.errors import ScenarioError, UsageError
 
 _WARMUP_S: Final = 5.0
 _HIDDEN: Final = "…"
@@ -54,6 +54,7 @@ def run_meta(environment: Environment, began: Anchor) -> dict[str, Any]:
 
     Raises:
         UsageError: TIMESPLIT_WARMUP is no number.
+        ScenarioError: the scenario's TOML file is none.
     """
     classes = environment.user_classes
     model = "bursts" if any(getattr(user, "model", "") == "bursts" for user in classes) else "closed"
@@ -142,7 +143,12 @@ def _about(classes: Sequence[type]) -> dict[str, Any]:
     """Return what the scenario's TOML file says; empty where the classes are of several files, or none has one."""
     files = {Path(inspect.getfile(user)).with_suffix(".toml") for user in classes}
     file = files.pop() if len(files) == 1 else None
-    return tomllib.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {}
+    if file is None or not file.is_file():
+        return {}
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ScenarioError(f"{file}: not TOML: {error}") from None
 
 
 def _git_commit() -> str | None:
