@@ -172,7 +172,7 @@ async def typed(number: int) -> int:
 
 
 @app.get("/short")
-async def short(seconds: float = 0.0006) -> dict[str, int]:
+async def short(seconds: float = 0.0002) -> dict[str, int]:
     start = clock()
     spin(seconds)
     return {"start": start, "end": clock()}

@@ -10,6 +10,7 @@ and where all wait, the wait that counts is the one that was last to finish amon
 it is found by following, from the request's own strand, who woke whom.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -20,6 +21,7 @@ LOOP: Final = CODES["loop"]
 OFFLOAD_WAIT: Final = CODES["offload_wait"]
 OFFLOAD_RUN: Final = CODES["offload_run"]
 OTHER_WAIT: Final = CODES["other_wait"]
+MANY_WAITS: Final = 1_000  # of a strand
 SUMMED: Final = "summed up"  # label of segments that stand for very many
 MANY_STRANDS: Final = (
     64  # beyond, only strands on the path of wake-ups are laid on the timeline: a bound on the work
@@ -131,6 +133,11 @@ class Strand:
         self.suspended = self.ready = 0
         self.waker = None
         self.due = None
+        if len(self.waits) >= MANY_WAITS:
+            (self.root or self).many_waits(self, now)
+
+    def many_waits(self, strand: "Strand", now: int) -> None:
+        """One of the request's strands keeps many waits. Told to the request's own strand."""
 
     def suspend(self, now: int) -> None:
         """A step ended, and the coroutine is suspended."""
@@ -324,10 +331,11 @@ def _waits(strand: Strand, start: int, end: int, depth: int) -> Iterator[Segment
         until = min(end, strand.born)
         yield from _waits(strand.creator, start, until, depth - 1)
         start = until
-    for wait in strand.all_waits(end):
+    waits = strand.all_waits(end)
+    for wait in waits[bisect_right(waits, start, key=_ready) :]:
+        if wait.suspended >= end:
+            break
         since, until = max(start, wait.suspended), min(end, wait.ready)
-        if until <= since:
-            continue
         if since > start:  # the strand itself was over, or not waiting: nothing better is known
             yield Segment(OTHER_WAIT, "", start, since)
         if wait.waker is not None and depth:
@@ -337,6 +345,10 @@ def _waits(strand: Strand, start: int, end: int, depth: int) -> Iterator[Segment
         start = until
     if end > start:
         yield Segment(OTHER_WAIT, "", start, end)
+
+
+def _ready(wait: Wait) -> int:
+    return wait.ready
 
 
 def _joined(segments: Iterator[Segment]) -> list[Segment]:

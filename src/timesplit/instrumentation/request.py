@@ -34,7 +34,6 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 MARK: Final = "timesplit"  # key in the ASGI scope: the request has its record
-MANY_WAITS: Final = 1_000  # a response of more pieces is summed up piece by piece: a bound on the memory
 MANY_SEGMENTS: Final = 120  # in the journal; further ones are summed up
 PIPELINED: Final = "pipelined"
 _ACCEPT, _READ, _RECEIVE, _SEND = (CODES[name] for name in ("accept", "read", "receive", "send"))
@@ -205,13 +204,19 @@ class Request(Strand):
                 self.failed()
 
     def step(self, now: int) -> None:
-        """A step starts: see that what is kept of a long life stays little."""
+        """A step starts; of one after the response, only busy time counts."""
         super().step(now)
-        try:
-            if self.sent and not self._settled:
+        if self.sent and not self._settled:
+            try:
                 self._settle()
-            elif len(self.waits) >= MANY_WAITS:
-                self._fold(now)
+            except Exception:
+                self.failed()
+
+    def many_waits(self, strand: Strand, now: int) -> None:
+        """Sum up what has been so far: what is kept of a response in many pieces stays little."""
+        try:
+            if not self._settled:
+                self._fold(strand, now)
         except Exception:
             self.failed()
 
@@ -297,10 +302,10 @@ class Request(Strand):
         for strand in self.strands:
             strand.waits = Nowhere()
 
-    def _fold(self, now: int) -> None:
-        """Sum up what has been so far."""
-        self._folded = (*summed([*self._folded, *split(self, self._since, now)]),)
-        self._since = now
+    def _fold(self, strand: Strand, now: int) -> None:
+        if not self.sent:
+            self._folded = (*summed([*self._folded, *split(strand, self._since, now)]),)
+            self._since = now
         for strand in self.strands:
             strand.waits.clear()
         self._forget_ended()

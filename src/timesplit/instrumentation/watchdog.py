@@ -24,7 +24,7 @@ LATE: Final = (
     3_000_000  # ns; woken so much too late, it was kept waiting for the interpreter's lock, or for a core
 )
 _STRETCH: Final = 50_000_000  # ns; a thread that keeps running is recorded in stretches of at most this
-_MOST: Final = 0.5  # share of a stretch that a thread has to run to be the one
+_MOST: Final = 0.5  # share of the process's CPU time that a thread has to use to be the one
 
 
 class _Watched(NamedTuple):
@@ -163,7 +163,8 @@ class Watchdog:
         ran = {thread: cpu - before[thread] for thread, cpu in self._cpu.items() if thread in before}
         others = {thread: ns for thread, ns in ran.items() if thread not in ours}
         most = max(others, key=others.__getitem__, default=None)
-        if most is None or others[most] < (now - since) * _MOST:
+        # Of what the process got, not of the time: it may share its cores with others.
+        if most is None or others[most] <= sum(ran.values()) * _MOST:
             self._write_hog()
             return
         self._note_hog(most, sys._current_frames().get(most), since, now)
