@@ -90,7 +90,8 @@ class Forwarder:
         now = time.monotonic()
         with self._lock:
             for process, trace_id, record in read_spans(request):
-                self._assembly.add(process, trace_id, record, now)
+                if not self._has_journal(process):
+                    self._assembly.add(process, trace_id, record, now)
         return sum(len(scope.spans) for resource in request.resource_spans for scope in resource.scope_spans)
 
     def _flush(self, *, finished: bool = False, last: bool = False) -> None:
@@ -100,8 +101,16 @@ class Forwarder:
         now = time.monotonic()
         self._tail.flush(now - self._window_began, time.time_ns())
         self._window_began = now
-        self._columns.add(rows)
+        self._columns.add(row for row in rows if not self._has_journal(row.worker))
         self._columns.flush(time.time_ns(), made, self._status(), last=last)
+
+    def _has_journal(self, worker: Process) -> bool:
+        """Tell whether a worker has a journal: there it tells of the same requests, and more of each.
+
+        Asked of spans when they come, so as not to hold them for nothing, and when their request is complete: the
+        first ones can be here before the journal is found.
+        """
+        return worker.instance in self._tail.instances
 
     def _status(self) -> dict[str, Any]:
         return asdict(self._assembly.counters) | (self._pass_on.status() if self._pass_on else {})

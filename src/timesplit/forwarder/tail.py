@@ -57,7 +57,11 @@ class _Followed:
 
 
 class Tail:
-    """All journals of a folder. Not safe for concurrent calls."""
+    """All journals of a folder. Not safe for concurrent calls.
+
+    Attributes:
+        instances: of all workers whose journals were found, those that have ended too. Any thread may look there.
+    """
 
     def __init__(
         self, journals: Path, runs: Path, instance: str, boot_id: str, policy: Policy, export: Export | None
@@ -75,6 +79,7 @@ class Tail:
         self._journals, self._runs = journals, runs
         self._instance, self._boot_id = instance, boot_id
         self._policy, self._export = policy, export
+        self.instances: set[str] = set()
         self._followed: dict[Path, _Followed] = {}
         self._folders: dict[int, Folder] = {0: Folder(runs / runfolder.UNCLAIMED, instance)}
 
@@ -110,6 +115,7 @@ class Tail:
                     reader = JournalReader(path)
                 except (ValueError, OSError):
                     continue  # its worker has not finished the header yet, or it is none of ours
+                self.instances.add(reader.worker.instance)
                 self._followed[path] = _Followed(reader, PartHistograms(reader.worker.utc))
 
     def _write(self, followed: _Followed, seconds: float, now_utc: int) -> None:
@@ -214,7 +220,7 @@ class Tail:
                 "dropped": news,
                 "versions": json.dumps(worker.about.get("versions", {})),
                 "configuration": json.dumps(
-                    {"traces": "ledger", **{name: worker.about.get(name) for name in ("core", "hooks")}}
+                    {name: worker.about.get(name) for name in ("traces", "core", "hooks")}
                     | {"failed": counts.failed, "refused": counts.refused}
                 ),
             }

@@ -217,6 +217,7 @@ class Agent:
             "host": socket.gethostname(),
             "boot_id": boot_id(),
             "service": os.environ.get("OTEL_SERVICE_NAME", "unknown_service"),
+            "traces": mode(),
             "core": "python",
             "versions": {"python": platform.python_version(), **dict(_versions())},
             "hooks": hooks,
