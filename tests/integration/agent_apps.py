@@ -53,11 +53,11 @@ starlette = Starlette(routes=[Route("/users/{user_id}", plain)])
 class Copying:
     """An outer layer that hands on a copy of the scope, as ASGI recommends."""
 
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
+    def __init__(self, app: Any) -> None:
+        self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self.inner(dict(scope), receive, send)
+        await self.app(dict(scope), receive, send)
 
 
 class Double:

@@ -1,9 +1,13 @@
 """A worker of mode `otel` tells of a request twice: in its journal, and by its spans. It is one row."""
 
+import shutil
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from tests.forwarding import Forwarding
+from tests.integration.agent_commands import PYTHON, serve_command
 from tests.otlp_spans import CLIENT_SPAN, KEY, TRACE, request_of, server_span
 from timesplit.instrumentation.journal import Journal
 from timesplit.instrumentation.layout import CLOSING
@@ -38,3 +42,20 @@ def test_a_request_that_is_told_of_twice_is_one_row(tmp_path: Path) -> None:
     assert len(rows) == len(forwarding.rows(SERVER)) == 2
     assert rows[INSTANCE]["query_ns"] == 20 * MS
     assert [row["written"] for row in forwarding.hosts("worker") if row["instance"] == INSTANCE] == [1]
+
+
+@pytest.mark.parametrize("ledger", ["on", "off"])
+def test_an_application_that_was_not_changed_gets_spans(ledger: str, tmp_path: Path) -> None:
+    """With the ledger, rows are made of the journal; without it, of the spans."""
+    shutil.copy(Path(__file__).with_name("agent_apps.py"), tmp_path)
+    forwarding = Forwarding(tmp_path, KEY)
+    url = forwarding.start()
+    env = {"TIMESPLIT_TRACES": "otel", "TIMESPLIT": ledger, "OTEL_EXPORTER_OTLP_ENDPOINT": url}
+    uvicorn = [PYTHON, "-m", "uvicorn", "--port", "{port}", "--log-level", "critical"]
+    with serve_command([*uvicorn, "agent_apps:wrapped"], tmp_path, env) as service:
+        answers = [service.get("/users/7") for _ in range(3)]
+    forwarding.stop()
+    rows = forwarding.rows(SERVER, tmp_path / "unclaimed")
+    found = [row for row in rows if row["http_route"] == "/users/{user_id}"]
+    assert len(found) == len(answers)
+    assert all(row["route_ns"] is not None for row in found) is (ledger == "on")

@@ -150,7 +150,7 @@ class Agent:
             return
         try:
             if self.spans:
-                servers.make_spans(getattr(server, attribute))
+                servers.make_spans(self, getattr(server, attribute))
             if self.ledger:
                 servers.take_over(self, server, attribute)
         except Exception as error:

@@ -87,7 +87,7 @@ def take_over(agent: "Agent", server: Any, attribute: str) -> None:
         agent.hooks.give_back(fallback, "not needed: the server's own seam is used")
 
 
-def make_spans(app: Any) -> None:
+def make_spans(agent: "Agent", app: Any) -> None:
     """Make spans of the requests of the FastAPI application that is in what a server serves, if one is."""
     fastapi = sys.modules.get("fastapi")
     for _ in range(_LAYERS):
@@ -95,6 +95,9 @@ def make_spans(app: Any) -> None:
             instrumentation.make_spans(app, asked=False)
             return
         app = getattr(app, "app", None)
+    agent.hooks.leave(
+        "spans of mode otel", "what is served is no FastAPI application, nor has one as its `app`"
+    )
 
 
 def _arm_calls(agent: "Agent", name: str, owner: Any) -> None:
