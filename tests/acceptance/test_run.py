@@ -57,7 +57,7 @@ def test_bursts_over_real_sockets_show_the_wait_that_a_span_does_not(lab: Lab, t
     folder = Path(ended.stdout.splitlines()[-1])
     assert (folder / "report.html").is_file()
     meta = json.loads((folder / "run.json").read_text())
-    assert meta["service"] == {"WEB_CONCURRENCY": "1", "THREAD_TOKENS": "40", "TIMESPLIT_TRACES": "otel"}
+    assert meta["service"] == {"WEB_CONCURRENCY": "1", "THREAD_TOKENS": "40", "TIMESPLIT_TRACES": "ledger"}
     assert counts(folder) == (240, 240, 240)
     # 100 calls of 50 ms one after the other on one event loop, of which a span sees its own only.
     waited, span = slowest_ms(folder, "GET /blocking-in-async")

@@ -24,7 +24,7 @@ def test_the_traces_are_those_asked_for_else_of_the_environment_else_the_default
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("TIMESPLIT_TRACES", raising=False)
-    assert ServiceSettings().variables()["TIMESPLIT_TRACES"] == "otel"
+    assert ServiceSettings().variables()["TIMESPLIT_TRACES"] == "ledger"
     monkeypatch.setenv("TIMESPLIT_TRACES", "off")
     assert ServiceSettings().variables()["TIMESPLIT_TRACES"] == "off"
     assert ServiceSettings(traces="otel").variables()["TIMESPLIT_TRACES"] == "otel"

@@ -10,7 +10,7 @@ from timesplit.errors import UsageError
 log = logging.getLogger(__name__)
 
 MODES = ("ledger", "otel", "off")
-DEFAULT_MODE = "otel"
+DEFAULT_MODE = "ledger"
 
 
 class Application(Protocol):
