@@ -192,3 +192,14 @@ async def thing(thing: str) -> str:
 
 app.mount("/sub", inner)
 app.router.routes.append(Mount("/of/{tenant}", routes=[Route("/plain", _plain)]))
+
+
+async def for_ever() -> None:
+    while True:  # noqa: ASYNC110  # nothing is waited for
+        await asyncio.sleep(0.01)
+
+
+@app.get("/background-forever")
+async def background_for_ever(tasks: BackgroundTasks) -> dict[str, int]:
+    tasks.add_task(for_ever)
+    return {"start": clock()}

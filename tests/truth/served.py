@@ -79,14 +79,14 @@ class Answer:
 class Service:
     """A served application."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, journals: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], port: Any, journals: Path) -> None:
         self.process = process
         self.port = port
         self.journals = journals
 
     def connect(self) -> socket.socket:
         """Open a connection."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return connected(self.port)
 
     def get(self, path: str, connection: socket.socket | None = None, headers: Headers = ()) -> Answer:
         """Make a GET request, on a connection of its own unless one is given."""
@@ -262,22 +262,31 @@ def until(found: Callable[[], T | None], otherwise: str, seconds: float = 5) -> 
 
 @contextmanager
 def serve(
-    app: str, server: Server, folder: Path, workers: int = 1, env: Mapping[str, str] | None = None
+    app: str,
+    server: Server,
+    folder: Path,
+    workers: int = 1,
+    env: Mapping[str, str] | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> Iterator[Service]:
-    """Serve `module:app` on loopback, armed, with its journals under `folder`; end it afterwards."""
+    """Serve `module:app` on loopback, armed, with its journals under `folder`; end it afterwards.
+
+    `options` are further ones of `uvicorn.run`; with `uds`, a Unix socket takes the port's place.
+    """
     port, journals = free_port(), folder / "journals"
     command = [sys.executable, "-m", "tests.truth.serve", *server, str(workers), str(port), app]
+    command.append(json.dumps(options or {}))
     paths = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
     env = {**os.environ, **paths, "TIMESPLIT_JOURNAL": str(journals), **(env or {})}
-    with serving(command, ROOT, env, port, journals) as service:
+    with serving(command, ROOT, env, (options or {}).get("uds") or port, journals) as service:
         yield service
 
 
 @contextmanager
 def serving(
-    command: Sequence[str], folder: Path, env: Mapping[str, str], port: int, journals: Path
+    command: Sequence[str], folder: Path, env: Mapping[str, str], port: object, journals: Path
 ) -> Iterator[Service]:
-    """Run a command that serves on a port, in a folder, with its journals in another; end it afterwards."""
+    """Run a command that serves on a port or a Unix socket, with its journals in a folder; end it afterwards."""
     process = subprocess.Popen(command, cwd=folder, env=dict(env), start_new_session=True)
     try:
         until(lambda: _answers(process, port), f"{command} does not answer", 20)
@@ -291,10 +300,24 @@ def serving(
             process.wait()
 
 
-def _answers(process: subprocess.Popen[bytes], port: int) -> bool | None:
+def connected(port: Any) -> socket.socket:
+    """Open a connection to a port, or to the path of a Unix socket."""
+    if isinstance(port, int):
+        return socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(20)
+        connection.connect(port)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def _answers(process: subprocess.Popen[bytes], port: object) -> bool | None:
     assert process.poll() is None, "the server ended"
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        with connected(port) as connection:
             connection.sendall(encode("GET", "/ready", "0" * 32, keep=False))
             return read_answer(connection)[0] > 0
     except OSError:

@@ -5,6 +5,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -140,7 +141,7 @@ def _work(service: Service, kind: int, since: int) -> dict[str, int] | None:
     return found[0] if found else None
 
 
-def _after(service: Service, account: Account) -> dict[str, int] | None:
+def _after(service: Service, account: Account) -> dict[str, Any] | None:
     return next((after for after in service.records("after") if after["number"] == account.number), None)
 
 

@@ -35,6 +35,7 @@ _TCP_INFO: Final = getattr(socket, "TCP_INFO", 11)
 # connection on which nothing was sent, its age.
 _INFO: Final = Struct("@20xI20xI4xI")
 _IDLE: Final = 100_000  # ns; between the loop's last step and its next look: it had nothing to do
+_PARSING: Final = 1_000_000  # ns; more than what lies between data that the loop found at one look
 _ATTRIBUTE: Final = "_timesplit"
 
 Function = Callable[..., Any]
@@ -73,14 +74,25 @@ class Connection:
         "_limits",
         "_made",
         "_request",
+        "_seam",
         "_taken",
         "_transport",
         "_trusts",
         "freed",
     )
 
-    def __init__(self, journal: Journal, hooks: LoopHooks, transport: Any, app: App) -> None:
+    def __init__(self, journal: Journal, hooks: LoopHooks, transport: Any, seam: App, app: App) -> None:
+        """Prepare.
+
+        Args:
+            journal: of this worker.
+            hooks: of the connection's loop.
+            transport: of the connection.
+            seam: what the server would call.
+            app: the application itself, where `seam` does no more than a connection does for a request.
+        """
         self._journal = journal
+        self._seam = seam
         self._hooks = hooks
         self._transport = transport
         self._app = app
@@ -101,7 +113,7 @@ class Connection:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Call the application, in a request's account."""
         if scope["type"] != "http":
-            return self._app(scope, receive, send)
+            return self._seam(scope, receive, send)
         try:
             arrival = self._arrival(scope)
         except Exception:
@@ -117,15 +129,18 @@ class Connection:
         """
         hooks = self._hooks
         now = clock()
-        if (
-            hooks.ended > hooks.poll or not hooks.poll
-        ):  # the first data since a step: the loop has just looked
+        # The first data since a step, or since nothing: the loop has just looked.
+        if hooks.ended > hooks.poll or now - hooks.data > _PARSING:
             hooks.before, hooks.poll = hooks.poll, now
-        if self._taken and whole:
-            self._taken = False
-            self._first = self._last = self._stamps(now)
-        elif not whole:
+        hooks.data = now
+        if not whole:
             self._last = (hooks.poll, now, 0)
+            return
+        self._last = self._stamps(now)
+        if self._taken:
+            self._taken = False
+            self._first = self._last
+        self._fresh = False
 
     def serve(self, request: Request) -> None:
         """A request's first step begins."""
@@ -172,18 +187,19 @@ class Connection:
 
     def _arrival(self, scope: Scope) -> Arrival:
         """Return the arrival of the request that is called just now."""
-        arrived, received, uncertain = self._last if self._taken else self._first
+        last = self._last
+        arrived, received, uncertain = last if self._taken else self._first
         self._taken = True
-        accepted = self._accepted if self._fresh else 0
-        self._fresh = False
+        accepted, self._accepted = self._accepted, 0  # of the first request on the connection only
         if arrived == UNKNOWN and self._trusts:
             arrived = proxied(scope["headers"], time.time_ns() - clock())
             uncertain = max(received - arrived, 0)
         if arrived == UNKNOWN or not received:
-            return self, UNKNOWN, 0, 0, 0
+            return self, UNKNOWN, 0, 0, 0, 0, 0
         # On one clock, but not in order where the kernel counts in jiffies.
         arrived = min(arrived, received)
-        return self, arrived, min(max(accepted, arrived), received), received, uncertain
+        accepted = min(max(accepted, arrived), received)
+        return self, arrived, accepted, received, max(last[0], received), max(last[1], received), uncertain
 
     def _stamps(self, now: int) -> tuple[int, int, int]:
         """Return when the data that are read now arrived, when they were read, and how uncertain that is."""
@@ -351,9 +367,8 @@ def _connect(agent: "Agent", protocol: Any, transport: Any) -> None:
     if here.loop is None:
         agent.enter_loop()
     if here.loop is not None:
-        # The server's seam, which would only begin a request as the connection does.
-        app = agent.application(protocol.app)
-        connection = Connection(agent.journal, here.loop, transport, app)
+        seam = protocol.app
+        connection = Connection(agent.journal, here.loop, transport, seam, agent.application(seam))
         setattr(protocol, _ATTRIBUTE, connection)
         protocol.app = connection
 

@@ -46,6 +46,7 @@ from timesplit.instrumentation.layout import (
     TEXT_BYTES,
     Layout,
 )
+from timesplit.parts import CODES
 
 DEAD_KEPT = 4  # journals of dead workers that wait for a forwarder: 16 MiB
 LOOKED_AT = 64  # slots that a record tries before it is dropped …
@@ -66,6 +67,7 @@ _BEGUN, _DROPPED, _FAILED, _REFUSED, _FLIGHT, _FLIGHT_NS, _BUSY = (
         "busy_ns",
     )
 )
+_ROUTE = CODES["route"]
 _DOING = OPENING.offset("doing") // 8
 _open, _segment = OPENING.pack_into, SEGMENT.pack_into
 _EACH = len(SEGMENT.fields)
@@ -139,7 +141,7 @@ class Journal:
         words[_FLIGHT_NS] -= now - self._made
         at = self._take()
         if at:
-            _open(self._map, at, OPEN, IS_REQUEST, number, now, traceparent, client_span, 0, now)
+            _open(self._map, at, OPEN, IS_REQUEST, number, now, traceparent, client_span, _ROUTE, now)
         return at, number
 
     def doing(self, at: int, part: int, since: int) -> None:

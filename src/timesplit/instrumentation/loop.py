@@ -99,6 +99,7 @@ class LoopHooks:
         asleep: nobody watches the steps: `told.wake` is to be called at the next one.
         starved: another thread keeps the loop from running, whatever it has to do.
         poll, before: when the loop last asked for what has come, and when the time before, as far as is seen.
+        data: when data of a client last came.
         busy_from, busy_to: the last stretch of long steps with little between them.
         others: time in short steps of tasks that work for no request, since somebody took it from here.
     """
@@ -106,7 +107,7 @@ class LoopHooks:
     def __init__(self, loop: AbstractEventLoop, told: Told | None = None) -> None:
         self.told = told or Told()
         self.strand: Strand | None = None
-        self.since = self.ended = self.poll = self.before = 0
+        self.since = self.ended = self.poll = self.before = self.data = 0
         self.busy_from = self.busy_to = self.others = 0
         self.asleep = True
         self.starved = False

@@ -64,10 +64,11 @@ class Connection(Protocol):
         """A request needs to know no more of its connection."""
 
 
-# What the server's protocol stamped: the connection, when the first bytes reached the kernel, when the connection was
-# taken from the accept queue (on a reused one as `arrived`), when the worker read those bytes, and how much of these
-# waits could belong elsewhere. In ns; `arrived` is UNKNOWN where it could not be found out.
-Arrival = tuple[Connection, int, int, int, int]
+# What the server's protocol stamped, in ns: the connection; when the first bytes reached the kernel; when the
+# connection was taken from the accept queue (on a reused one as `arrived`); when the worker read those bytes; when the
+# last bytes of the request's head reached the kernel, and when they were read; how much of these waits could belong
+# elsewhere. The second is UNKNOWN where it could not be found out, and the others are nothing then.
+Arrival = tuple[Connection, int, int, int, int, int, int]
 
 
 class Request(Strand):
@@ -91,7 +92,7 @@ class Request(Strand):
     ended_by = _EXCEPTION
     messages = stream_first = stream_last = 0
     _arrived = UNKNOWN
-    _accepted = _received = _freed = 0
+    _accepted = _received = _headed = _read = _freed = 0
     _head: Any = ()
     _long = _busy_before = _busy_gone = _since = 0
     _settled = _written = _over = False
@@ -120,7 +121,8 @@ class Request(Strand):
         self.traceparent, self.client_span = ids(scope)
         self.slot, self.number = journal.open(now, self.traceparent, self.client_span)
         if arrival is not None:
-            self.connection, self._arrived, self._accepted, self._received, self.uncertain = arrival
+            self.connection, self._arrived, self._accepted, self._received, *rest = arrival
+            self._headed, self._read, self.uncertain = rest
             self._freed = self.connection.freed
             self.connection.serve(self)
 
@@ -395,6 +397,11 @@ class Request(Strand):
         if self._received > at:
             segments.append(Segment(_READ, "", at, self._received))
             at = self._received
+        if self._read > at:  # the head came in pieces
+            segments.append(Segment(_RECEIVE, "", at, self._headed))
+            segments.append(Segment(_READ, "", self._headed, self._read))
+            segments = [segment for segment in segments if segment.end > segment.start]
+            at = self._read
         if self._freed > at:
             free = min(self._freed, self.born)
             segments.append(Segment(OTHER_WAIT, PIPELINED, at, free))
