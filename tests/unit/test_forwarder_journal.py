@@ -43,7 +43,13 @@ def serve(journal: Journal, segments: Segments, *, marked: bool = True, **values
     parent = f"00-{TRACE}-{PARENT}-01".encode() if marked else b""
     start, end = segments[0][2], segments[-1][3]
     at, number = journal.open(start, parent, PARENT.encode() if marked else b"")
-    journal.close(at, number, end, closing(journal, segments, ended=end, **values), [word for segment in segments for word in segment])
+    journal.close(
+        at,
+        number,
+        end,
+        closing(journal, segments, ended=end, **values),
+        [word for segment in segments for word in segment],
+    )
     return number
 
 
