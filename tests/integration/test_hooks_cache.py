@@ -235,7 +235,7 @@ def test_a_reply_that_a_busy_loop_reads_late_is_a_wait_for_the_loop(
     ],
 )
 def test_a_label_is_a_commands_name(command: Any, label: str) -> None:
-    assert cache.COMMAND.about(None, None, command, "secret") == label
+    assert cache.command_name(command) == label
 
 
 def test_disarmed_nothing_is_left(armed: Agent, package: Any) -> None:

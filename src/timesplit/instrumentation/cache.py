@@ -4,6 +4,7 @@ redis-py and valkey-py are of one origin: the same classes under two names.
 """
 
 import sys
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from timesplit.instrumentation.calls import (
@@ -28,13 +29,17 @@ _CACHE = CODES["cache"]
 _LONGEST = 24  # characters of a command's name; what is longer is none
 
 
-def _about_command(request: Any, client: Any, *args: Any, **__: Any) -> str:
-    name = args[0]
-    if isinstance(name, bytes):
-        name = name.decode("ascii", "replace")
-    words = name.split(None, 1)
+@lru_cache(maxsize=1024)
+def command_name(name: str | bytes) -> str:
+    """Return the name of a command, without what was given with it."""
+    text = name.decode("ascii", "replace") if isinstance(name, bytes) else name
+    words = text.split(None, 1)
     word = words[0].upper() if words else ""
     return word if len(word) <= _LONGEST and word.replace(".", "").isalnum() else "command"
+
+
+def _about_command(request: Any, client: Any, name: str | bytes, *_: Any, **__: Any) -> str:
+    return command_name(name)
 
 
 COMMAND = Call(_CACHE, _about_command, ANY_NAMED)

@@ -46,12 +46,8 @@ class Call(NamedTuple):
     within: Parts
 
 
-class Entered(NamedTuple):
-    """Where to go back to when a call is over."""
-
-    worker: Strand
-    part: int
-    label: str
+# Where to go back to when a call is over: who made it, and what that did before.
+Entered = tuple[Strand, int, str]
 
 
 def working() -> Strand | None:
@@ -75,13 +71,12 @@ def enter(call: Call, args: Arguments, kwargs: Options = NO_OPTIONS) -> Entered 
     worker = here.run if loop is None else loop.strand
     if worker is None or worker.request is None or worker.part in call.within:
         return None
+    before = (worker, worker.part, worker.label)
     try:
-        label = call.about(worker.request, *args, **kwargs)
+        turn(worker, call.part, call.about(worker.request, *args, **kwargs))
     except Exception:
         failed(worker)
         return None
-    before = Entered(worker, worker.part, worker.label)
-    turn(worker, call.part, label)
     return before
 
 

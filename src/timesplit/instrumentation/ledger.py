@@ -188,30 +188,39 @@ class Run(Strand):
     It is not among the request's strands: it counts where a strand waited for it, as that strand's waker.
     """
 
+    awaited = False
+
     def __init__(self, born: int, creator: Strand, part: int = OFFLOAD_WAIT, label: str = "") -> None:
         self.creator = creator.creator if creator.__class__ is Run else creator
         self.root = creator.root or creator
         self.request = creator.request
         self.children = creator.children
         self.born = self.suspended = born
-        self.awaited = False
         self.part = part
         self.label = label
         self.waits = []
 
     def change(self, now: int, part: int, label: str) -> None:
         """What it does is something else from now on."""
-        if now > self.suspended:
-            self.waits.append(Wait(self.part, self.label, self.suspended, now, now, None))
-            self.suspended = now
+        self._until(now)
         self.part = part
         self.label = label
+        if self.root is not None:
+            self.root.note(part, now)
 
     def end(self, now: int) -> None:
         """The call returned."""
-        self.change(now, self.part, self.label)
+        self._until(now)
         self.ended = now
         self.suspended = 0
+
+    def _until(self, now: int) -> None:
+        if now > self.suspended:
+            self.waits.append(Wait(self.part, self.label, self.suspended, now, now, None))
+            self.suspended = now
+            if len(self.waits) >= MANY_WAITS:
+                done = [Segment(wait.part, wait.label, wait.suspended, wait.ready) for wait in self.waits]
+                self.waits = [Wait(s.part, s.label, s.start, s.end, s.end, None) for s in summed(done)]
 
     def all_waits(self, until: int) -> list[Wait]:
         """Return what it did; the thread may go on meanwhile, where nobody waits for it any more."""

@@ -12,7 +12,8 @@ import contextvars
 import functools
 import importlib
 from collections.abc import Callable
-from types import TracebackType
+from functools import lru_cache
+from types import FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from timesplit.instrumentation.calls import (
@@ -67,17 +68,22 @@ def arm_fastapi(agent: "Agent") -> None:
 
 def name_of(function: Any, arguments: tuple[Any, ...] = ()) -> str:
     """Return a short name of what is called, without what it is called with."""
-    while isinstance(function, functools.partial):
+    while function.__class__ is functools.partial:
         function, arguments = function.func, (*function.args, *arguments)
         if isinstance(getattr(function, "__self__", None), contextvars.Context):  # asyncio.to_thread
             function, arguments = arguments[0], arguments[1:]
-    # A dependency with `yield` is entered and left by its context manager's methods.
-    function = getattr(getattr(function, "__self__", None), "func", function)
+    if function.__class__ is not FunctionType:
+        # A dependency with `yield` is entered and left by its context manager's methods.
+        function = getattr(getattr(function, "__self__", None), "func", function)
     name = getattr(function, "__name__", None) or type(function).__name__
     if name == "_next" and arguments:  # Starlette: the next piece of a sync iterator
-        return str(getattr(arguments[0], "__name__", type(arguments[0]).__name__))
-    module = getattr(function, "__module__", None) or ""
-    return f"{module.rpartition('.')[2]}.{name}" if module else str(name)
+        return getattr(arguments[0], "__name__", None) or type(arguments[0]).__name__
+    return _short(getattr(function, "__module__", None), name)
+
+
+@lru_cache(maxsize=1024)
+def _short(module: str | None, name: str) -> str:
+    return f"{module.rpartition('.')[2]}.{name}" if module else name
 
 
 def _offloaded(original: Any) -> Any:

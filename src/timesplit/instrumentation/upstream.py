@@ -6,6 +6,7 @@ pool, and opening one, is `upstream_wait`. Each call carries the request's trace
 
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from timesplit.instrumentation.calls import (
@@ -37,6 +38,7 @@ _WAIT, _CALL = CODES["upstream_wait"], CODES["upstream"]
 _LABEL = "_timesplit_label"  # attribute of what a call's body is read from: the call's label
 _TRACE, _FLAGS = slice(0, 35), slice(52, None)  # of a traceparent: 00-<32 digits>-<16>-<2>
 _TRACEPARENT_LENGTH = 55
+_NAME_LENGTH = len(b"traceparent")
 
 # Inside a call these are something else than that.
 POOL = Call(_WAIT, labelled("pool"), frozenset((_WAIT,)))
@@ -56,8 +58,10 @@ def traceparent(request: Any) -> str | None:
     return f"{parent[_TRACE]}-{span_id(request.journal.instance, request.number):016x}{parent[_FLAGS]}"
 
 
-def _label(method: str, host: str, port: int | None) -> str:
-    return f"{method} {host}" if port is None else f"{method} {host}:{port}"
+@lru_cache(maxsize=1024)
+def _label(method: str | bytes, host: str | bytes, port: int | None) -> str:
+    words = [word.decode("ascii") if isinstance(word, bytes) else word for word in (method, host)]
+    return " ".join(words) if port is None else f"{words[0]} {words[1]}:{port}"
 
 
 def _reading(original: Any, way: Way) -> Any:
@@ -79,12 +83,15 @@ def _reading(original: Any, way: Way) -> Any:
 
 def _about_httpcore(request: Any, pool: Any, called: Any, *_: Any, **__: Any) -> str:
     request.upstream_count += 1
-    if not any(name.lower() == b"traceparent" for name, _ in called.headers):
+    for name, _value in called.headers:
+        if len(name) == _NAME_LENGTH and name.lower() == b"traceparent":
+            break
+    else:
         parent = traceparent(request)
         if parent is not None:
             # A list of the call's own: the client's request is not changed.
             called.headers = [*called.headers, (b"traceparent", parent.encode("ascii"))]
-    return _label(called.method.decode("ascii"), called.url.host.decode("ascii"), called.url.port)
+    return _label(called.method, called.url.host, called.url.port)
 
 
 _HTTPCORE = Call(_CALL, _about_httpcore, ANY_NAMED)
@@ -147,9 +154,9 @@ def _calling(original: Sync) -> Sync:
         if before is None:
             return original(pool, method, url, body, *args, **kwargs)
         try:
-            args, kwargs = _carrying(before.worker, pool, args, kwargs)
+            args, kwargs = _carrying(before[0], pool, args, kwargs)
             response = original(pool, method, url, body, *args, **kwargs)
-            setattr(response, _LABEL, before.worker.label)
+            setattr(response, _LABEL, before[0].label)
             return response
         finally:
             leave(before)
