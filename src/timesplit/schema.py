@@ -157,6 +157,19 @@ STEPS = Table(
     ),
 )
 
+CROWD = Table(
+    "crowd",
+    "worker, owner and about 100 ms: the loop's time in steps too short for a row each in steps/",
+    "forwarder",
+    (
+        _must("instance", "text", "instance of the worker process; see hosts/"),
+        _must("owner", "text", "as in steps/"),
+        _must("started", "int", "beginning of the stretch"),
+        _must("ended", "int", "its end"),
+        _must("busy_ns", "int", "time in its steps"),
+    ),
+)
+
 AFTER = Table(
     "after",
     "piece of work after a response",
@@ -285,5 +298,5 @@ REQUESTS = Table(
 
 TABLES: dict[str, Table] = {
     table.name: table
-    for table in (CLIENT, SERVER, SEGMENTS, STEPS, AFTER, HOSTS, STREAMS, INPROCESS, JOBS, REQUESTS)
+    for table in (CLIENT, SERVER, SEGMENTS, STEPS, CROWD, AFTER, HOSTS, STREAMS, INPROCESS, JOBS, REQUESTS)
 }

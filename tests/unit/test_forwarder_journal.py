@@ -5,7 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from timesplit.forwarder.accounts import killed_rows, run_keys, segment_rows, server_rows, span_ids, unhex
+from timesplit.forwarder.accounts import (
+    crowd_rows,
+    killed_rows,
+    run_keys,
+    segment_rows,
+    server_rows,
+    span_ids,
+    stream_rows,
+    unhex,
+)
 from timesplit.forwarder.culprits import Charges, Steps
 from timesplit.forwarder.journal import JournalReader
 from timesplit.instrumentation.journal import Journal
@@ -177,3 +186,19 @@ def test_hex_that_is_none_is_found_out() -> None:
 def test_both_ends_make_the_same_span_ids() -> None:
     numbers = np.array([1, 2, 4096, 10**12])
     assert span_ids(INSTANCE, numbers).tolist() == [span_id(INSTANCE, int(number)) for number in numbers]
+
+
+def test_a_stream_and_the_crowd_are_read_as_they_were_written(journal: Journal) -> None:
+    parent = f"00-{TRACE}-{PARENT}-01".encode()
+    journal.stream(-3, parent, PARENT.encode(), 0, 100, 120, 7, 200, 1000, journal.text("/echo"))
+    journal.crowd(1_000, 2_000, [(journal.text("GET /x"), 600), (journal.text("GET /y"), 100)])
+    reader = JournalReader(journal.path)
+    batch = reader.take()
+    [stream] = stream_rows(reader.worker, batch.streams, reader.texts).to_pylist()
+    assert run_keys(batch.streams).tolist() == [int(TRACE[:16], 16)]
+    assert (stream["kind"], stream["name"], stream["side"]) == ("websocket", "/echo", "server")
+    assert (stream["opened"], stream["first"], stream["messages"], stream["closed"]) == (100, 120, 7, 200)
+    assert (stream["code"], stream["parent_span_id"].hex()) == (1000, PARENT)
+    crowd = crowd_rows(reader.worker, batch.crowd, reader.texts).to_pylist()
+    assert [(row["owner"], row["busy_ns"]) for row in crowd] == [("GET /x", 600), ("GET /y", 100)]
+    assert {(row["started"], row["ended"]) for row in crowd} == {(1_000, 2_000)}

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from timesplit.forwarder.culprits import Charges
 from timesplit.forwarder.journal import Records, Worker
 from timesplit.instrumentation import foreign
-from timesplit.instrumentation.layout import ENDED_BY, SEGMENTS_INLINE, SPREAD, UNKNOWN
+from timesplit.instrumentation.layout import ENDED_BY, SEGMENTS_INLINE, SPREAD, STREAM_KINDS, UNKNOWN
 from timesplit.parts import SERVER_PARTS
 from timesplit.schema import SERVER
 
@@ -107,7 +107,7 @@ def unhex(texts: npt.NDArray[np.bytes_], digits: slice) -> tuple[Bytes, Flags]:
 
 
 def run_keys(requests: Records) -> npt.NDArray[np.uint64]:
-    """Return the run's key of each request, as a number: the upper 64 bits of its trace id, 0 if nobody marked it."""
+    """Return the run's key of each request or stream: the upper half of its trace id, 0 if nobody marked it."""
     trace, traced = unhex(requests["traceparent"], _TRACE)
     _, marked = unhex(requests["client_span"], slice(0, 16))
     upper = np.ascontiguousarray(trace[:, :KEY_BYTES]).view(">u8").reshape(-1).astype(np.uint64)
@@ -232,5 +232,44 @@ def after_rows(worker: Worker, after: Records, texts: dict[int, str]) -> pa.Tabl
             "started": after["started"],
             "ended": after["ended"],
             "busy_ns": after["busy_ns"],
+        }
+    )
+
+
+def crowd_rows(worker: Worker, crowd: Records, texts: dict[int, str]) -> pa.Table:
+    """Return the rows of crowd/."""
+    which, place = np.nonzero(np.arange(crowd["row"].shape[1]) < crowd["rows"][:, None])
+    rows = crowd["row"][which, place]
+    return pa.table(
+        {
+            "instance": pa.array([worker.instance] * len(rows)),
+            "owner": pc.fill_null(_texts(rows["owner"], texts), ""),
+            "started": crowd["started"][which],
+            "ended": crowd["ended"][which],
+            "busy_ns": rows["busy_ns"],
+        }
+    )
+
+
+def stream_rows(worker: Worker, streams: Records, texts: dict[int, str]) -> pa.Table:
+    """Return the rows of streams/, of the server's side."""
+    count = len(streams)
+    trace, traced = unhex(streams["traceparent"], _TRACE)
+    parent, has_parent = unhex(streams["traceparent"], _PARENT)
+    return pa.table(
+        {
+            "trace_id": _binary(np.where(traced[:, None], trace, _random(count, 16))),
+            "span_id": _binary(_big_endian(span_ids(worker.instance, streams["number"]))),
+            "parent_span_id": _binary(parent, has_parent),
+            "side": pa.array(["server"] * count),
+            "name": pc.fill_null(_texts(streams["route"], texts), ""),
+            "stage": pa.array([""] * count),
+            "kind": pa.array(STREAM_KINDS).take(pa.array(streams["what"])),
+            "opened": streams["opened"],
+            "first": _known(streams["first"], nothing=0),
+            "messages": streams["messages"],
+            "closed": streams["closed"],
+            "code": _known(streams["code"], nothing=0),
+            "error": pa.nulls(count, pa.string()),
         }
     )

@@ -18,14 +18,19 @@ import numpy.typing as npt
 from timesplit.instrumentation.layout import (
     AFTER,
     CLOSING,
+    CROWD,
+    CROWD_ROW,
+    CROWD_ROWS,
     DONE,
     FREE,
     HEADER,
     HEADER_BYTES,
     IS_AFTER,
+    IS_CROWD,
     IS_MORE,
     IS_REQUEST,
     IS_STEP,
+    IS_STREAM,
     IS_TEXT,
     MAGIC,
     MORE,
@@ -36,6 +41,7 @@ from timesplit.instrumentation.layout import (
     SEGMENTS_INLINE,
     SLOT_BYTES,
     STEP,
+    STREAM,
     TEXT,
     Layout,
 )
@@ -43,8 +49,13 @@ from timesplit.instrumentation.layout import (
 Records = npt.NDArray[Any]  # structured: the fields of a layout
 
 
-def dtype(*layouts: Layout, segments: int = 0) -> np.dtype[Any]:
-    """Return the numpy type of a slot with these layouts, one after the other, and `segments` segments behind."""
+def dtype(*layouts: Layout, inner: tuple[str, Layout, int] | None = None) -> np.dtype[Any]:
+    """Return the numpy type of a slot.
+
+    Args:
+        layouts: that it has, one after the other.
+        inner: name, layout and number of the records that follow in it.
+    """
     names: list[str] = []
     formats: list[Any] = []
     offsets: list[int] = []
@@ -55,20 +66,22 @@ def dtype(*layouts: Layout, segments: int = 0) -> np.dtype[Any]:
             formats.append(f"S{form[:-1]}" if form.endswith("s") else "<i8")
             offsets.append(at)
             at += calcsize("=" + form)
-    if segments:
-        names.append("segment")
-        formats.append((_SEGMENT, (segments,)))
+    if inner:
+        name, layout, count = inner
+        names.append(name)
+        formats.append((np.dtype([(field, "<i8") for field, _ in layout.fields]), (count,)))
         offsets.append(at)
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": SLOT_BYTES})
 
 
-_SEGMENT: Final = np.dtype([(name, "<i8") for name, _ in SEGMENT.fields])
 _STATES: Final = dtype(Layout(OPENING.fields[:2]))
-_REQUEST: Final = dtype(OPENING, CLOSING, segments=SEGMENTS_INLINE)
-_KINDS: Final = {
+_REQUEST: Final = dtype(OPENING, CLOSING, inner=("segment", SEGMENT, SEGMENTS_INLINE))
+_KINDS: Final = {  # in the order in which a Batch has them
+    IS_MORE: dtype(MORE, inner=("segment", SEGMENT, MORE_INLINE)),
     IS_STEP: dtype(STEP),
     IS_AFTER: dtype(AFTER),
-    IS_MORE: dtype(MORE, segments=MORE_INLINE),
+    IS_STREAM: dtype(STREAM),
+    IS_CROWD: dtype(CROWD, inner=("row", CROWD_ROW, CROWD_ROWS)),
 }
 
 
@@ -97,6 +110,8 @@ class Batch:
     more: Records
     steps: Records
     after: Records
+    streams: Records
+    crowd: Records
 
 
 @dataclass(slots=True)
@@ -142,7 +157,7 @@ class JournalReader:
         self._learn(done[kinds == IS_TEXT])
         batch = Batch(
             self._view(_REQUEST)[done[kinds == IS_REQUEST]],
-            *(self._view(_KINDS[kind])[done[kinds == kind]] for kind in (IS_MORE, IS_STEP, IS_AFTER)),
+            *(self._view(form)[done[kinds == kind]] for kind, form in _KINDS.items()),
         )
         states["state"][done] = FREE  # last: from here on the worker may write there
         self._count(len(batch.requests))

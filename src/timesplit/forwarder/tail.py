@@ -21,12 +21,14 @@ from timesplit import runfolder
 from timesplit.forwarder.accounts import (
     KEY_BYTES,
     after_rows,
+    crowd_rows,
     foreign_spans,
     killed_rows,
     run_keys,
     segment_rows,
     server_rows,
     step_rows,
+    stream_rows,
 )
 from timesplit.forwarder.culprits import VICTIMS, WORTH_NAMING, Charges, Steps
 from timesplit.forwarder.folder import Folder
@@ -35,11 +37,12 @@ from timesplit.forwarder.journal import Batch, JournalReader, Records, Worker
 from timesplit.forwarder.keep import CULPRIT, Policy, why_kept
 from timesplit.forwarder.stories import SCOPE, Story, Stretch, resource_spans, spans
 from timesplit.parts import SERVER_PARTS
-from timesplit.schema import AFTER, HOSTS, SEGMENTS, SERVER, STEPS
+from timesplit.schema import AFTER, CROWD, HOSTS, SEGMENTS, SERVER, STEPS, STREAMS
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 0.1
+BATCHES_HELD: Final = 600  # of a worker without requests: a minute of its steps
 Export = Callable[[str, bytes, int], None]  # signal, body, how many spans it holds
 _VICTIM_NAMES: Final = {SERVER_PARTS[code].name for code in VICTIMS}
 
@@ -53,7 +56,8 @@ class _Followed:
     steps: Steps = field(default_factory=Steps)
     window: list[Batch] = field(default_factory=list)
     written: dict[int, int] = field(default_factory=dict)  # by run's key: rows of server/
-    dropped: int = 0
+    lost: dict[int, int] = field(default_factory=dict)  # by run's key: records that found no slot
+    dropped: int = 0  # of these, in all
 
 
 class Tail:
@@ -119,9 +123,12 @@ class Tail:
                 self._followed[path] = _Followed(reader, PartHistograms(reader.worker.utc))
 
     def _write(self, followed: _Followed, seconds: float, now_utc: int) -> None:
-        batch = _joined(followed.window)
+        batch = _joined(followed.window[-BATCHES_HELD:])
+        if not len(batch.requests) and not len(batch.streams):
+            return  # steps wait for a request that tells to which run they belong
         followed.window = []
         reader = followed.reader
+        self._sort_streams(followed, batch)
         if len(batch.requests):
             charges = followed.steps.charge(batch.requests, reader.texts)
             rows = server_rows(reader.worker, batch.requests, reader.texts, charges)
@@ -143,8 +150,15 @@ class Tail:
             segments = segment_rows(batch.requests, batch.more, rows, kept & mine, texts)
             self._append(folder, SEGMENTS, segments)
             self._append(folder, STEPS, step_rows(worker, batch.steps, texts))
+            self._append(folder, CROWD, crowd_rows(worker, batch.crowd, texts))
             self._append(folder, AFTER, after_rows(worker, batch.after, texts))
             followed.written[key] = followed.written.get(key, 0) + int(mine.sum())
+
+    def _sort_streams(self, followed: _Followed, batch: Batch) -> None:
+        rows = stream_rows(followed.reader.worker, batch.streams, followed.reader.texts)
+        keys = run_keys(batch.streams)
+        for key in np.unique(keys).tolist():
+            self._append(self._folder(key), STREAMS, rows.filter(pa.array(keys == key)))
 
     def _folder(self, key: int) -> Folder:
         if key not in self._folders:
@@ -203,9 +217,13 @@ class Tail:
     def _write_hosts(self, followed: _Followed, now_utc: int) -> None:
         """Say in each run how many of the worker's records are there, and how many were dropped."""
         counts = followed.reader.counts
-        news, followed.dropped = counts.dropped - followed.dropped, counts.dropped
+        # A record that found no slot tells no run: it is counted for the latest one.
+        latest = next(reversed(followed.written), 0)
+        followed.lost[latest] = followed.lost.get(latest, 0) + counts.dropped - followed.dropped
+        followed.dropped = counts.dropped
         worker = followed.reader.worker
         for key, written in followed.written.items():
+            lost = followed.lost.get(key, 0)
             row = {
                 "instance": worker.instance,
                 "role": "worker",
@@ -215,9 +233,9 @@ class Tail:
                 "service": str(worker.about.get("service", "")),
                 "monotonic": now_utc - worker.utc + worker.monotonic,
                 "utc": now_utc,
-                "written": written + news,
+                "written": written + lost,
                 "forwarded": written,
-                "dropped": news,
+                "dropped": lost,
                 "versions": json.dumps(worker.about.get("versions", {})),
                 "configuration": json.dumps(
                     {name: worker.about.get(name) for name in ("traces", "core", "hooks")}
