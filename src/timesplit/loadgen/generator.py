@@ -9,6 +9,7 @@ import inspect
 import logging
 import os
 import secrets
+import sys
 from abc import ABC, abstractmethod
 from argparse import ArgumentParser
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from weakref import WeakKeyDictionary
 import gevent
 from locust import events
 from locust.env import Environment
-from locust.runners import MasterRunner, Runner, WorkerRunner
+from locust.runners import MasterRunner, WorkerRunner
 
 from timesplit.clocks import read_anchor
 from timesplit.errors import TimesplitError, UsageError
@@ -38,6 +39,7 @@ _TALLY, _FINISHED = "timesplit-tally", "timesplit-finished"  # messages from a w
 # late. A message of our own could overtake a worker's start and find nobody who listens.
 _OPTION: Final = "timesplit_run"
 _REPORT_S: Final = 1.0
+_TURN_S: Final = 0.0005
 
 
 class Generator(ABC):
@@ -48,20 +50,16 @@ class Generator(ABC):
         tally: what this process has seen of the present run, or of the last one.
     """
 
-    def __init__(self, environment: Environment, runner: Runner) -> None:
+    def __init__(self, environment: Environment) -> None:
         self.recorder: Recorder | None = None
         self.tally = Tally()
+        self._environment = environment
         self._spans: SpanSender | None = None
-        self._environment, self._runner = environment, runner
         _get_ready()
-        environment.events.test_start.add_listener(self._on_start)
-        environment.events.test_stop.add_listener(self._on_stop)
-        # Once more at the very end: a run may break off before Locust counts it as running.
-        environment.events.quit.add_listener(self._on_stop)
 
     @staticmethod
     def of(environment: Environment) -> "Generator | None":
-        """Return the generator of an environment; None if Locust never fired its `init` event."""
+        """Return the generator of an environment; None if Locust fired no event for it."""
         return _generators.get(environment)
 
     @abstractmethod
@@ -104,31 +102,23 @@ class Generator(ABC):
         recorder.add(HOSTS, host_row(recorder.instance, self.tally.begun, recorder.written, **counts))
         recorder.close()
 
-    def _on_start(self, **_: Any) -> None:
-        try:
-            self.begin()
-        except (OSError, TimesplitError) as error:
-            # Locust would go on without us, and load without records is of no use to anybody.
-            _log.error("timesplit: %s", error)
-            self._environment.process_exit_code = 2
-            gevent.spawn(self._runner.quit)
-
-    def _on_stop(self, **_: Any) -> None:
-        self.end()
+    @property
+    def _runner(self) -> Any:
+        return self._environment.runner
 
 
 class Leader(Generator):
     """The process that makes the run: the only one, which also records, or the master of workers."""
 
-    def __init__(self, environment: Environment, runner: Runner) -> None:
-        super().__init__(environment, runner)
-        self._is_master = isinstance(runner, MasterRunner)
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self._is_master = isinstance(self._runner, MasterRunner)
         self._folder: RunFolder | None = None
         self._told: dict[str, Any] = {}
         self._tallies: dict[str, dict[str, Any]] = {}
         self._progress: ProgressFile | None = None
-        runner.register_message(_TALLY, self._on_tally)
-        runner.register_message(_FINISHED, lambda **_: self.finish())
+        self._runner.register_message(_TALLY, self._on_tally)
+        self._runner.register_message(_FINISHED, lambda **_: self.finish())
 
     def begin(self) -> None:
         """Make key and folder, tell the workers, record if there are none."""
@@ -175,8 +165,8 @@ class Leader(Generator):
 class Worker(Generator):
     """A process that records what its master has begun."""
 
-    def __init__(self, environment: Environment, runner: Runner) -> None:
-        super().__init__(environment, runner)
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
         self._key = ""
         self._reporter: gevent.Greenlet | None = None
 
@@ -219,6 +209,44 @@ class Worker(Generator):
 _generators: WeakKeyDictionary[Environment, Generator] = WeakKeyDictionary()
 
 
+def _take_part(environment: Environment) -> Generator:
+    """Return the generator of an environment, made when it is first asked for."""
+    if environment not in _generators:
+        runner = environment.runner
+        # A worker that joins a running test gets its order to spawn users while its runner is still being made.
+        is_worker = runner is None or isinstance(runner, WorkerRunner)
+        _generators[environment] = Worker(environment) if is_worker else Leader(environment)
+    return _generators[environment]
+
+
+def _on_init(environment: Environment, web_ui: Any = None, **_: Any) -> None:
+    if isinstance(_take_part(environment), Leader):
+        leave_out_by_name(environment, web_ui)
+    # Locust sets its timer for the run time by the loop's clock, which last looked up before all the imports.
+    gevent.get_hub().loop.update_now()
+
+
+def _on_start(environment: Environment, **_: Any) -> None:
+    try:
+        _take_part(environment).begin()
+    except (OSError, TimesplitError) as error:
+        # Locust would go on without us, and load without records is of no use to anybody.
+        _log.error("timesplit: %s", error)
+        environment.process_exit_code = 2
+        gevent.spawn(_quit, environment)
+
+
+def _quit(environment: Environment) -> None:
+    while environment.runner is None:
+        gevent.sleep(0.01)
+    environment.runner.quit()
+
+
+def _on_end(**_: Any) -> None:
+    for generator in list(_generators.values()):
+        generator.end()
+
+
 def _get_ready() -> None:
     """Do now what would hold up the load for a tenth of a second later, and be taken for the service's time."""
     # What is there by now stays: a full collection need not look at it.
@@ -227,16 +255,8 @@ def _get_ready() -> None:
     # Locust calls this when it stops its users. The first call looks for the file of every module, and at its end
     # users are killed whose think time ran out meanwhile.
     inspect.stack()
-
-
-def _take_part(environment: Environment, runner: Runner, web_ui: Any = None, **_: Any) -> None:
-    if isinstance(runner, WorkerRunner):
-        _generators[environment] = Worker(environment, runner)
-    else:
-        _generators[environment] = Leader(environment, runner)
-        leave_out_by_name(environment, web_ui)
-    # Locust sets its timer for the run time by the loop's clock, which last looked up before all the imports.
-    gevent.get_hub().loop.update_now()
+    # The writing threads take turns with the load: by default of 5 ms, which the load would be late by.
+    sys.setswitchinterval(_TURN_S)
 
 
 def _listen_on_loopback(parser: ArgumentParser, **_: Any) -> None:
@@ -245,4 +265,7 @@ def _listen_on_loopback(parser: ArgumentParser, **_: Any) -> None:
 
 
 events.init_command_line_parser.add_listener(_listen_on_loopback)
-events.init.add_listener(_take_part)
+events.init.add_listener(_on_init)
+events.test_start.add_listener(_on_start)
+events.test_stop.add_listener(_on_end)
+events.quit.add_listener(_on_end)  # a run may break off before Locust counts it as running

@@ -27,6 +27,7 @@ from timesplit.loadgen.records import UNKNOWN, Records, Texts
 _log = logging.getLogger(__name__)
 _WAITING: Final = 16  # batches; beyond that a collector is too slow and spans are dropped, and counted
 _AT_ONCE: Final = 8192  # spans in a request: below 4 MiB
+_SLICE: Final = 512  # spans made at a stroke: no step may keep the interpreter from the load for long
 _TIMEOUT_S: Final = 3.0
 _LAST_S: Final = 3.0  # how long the end of a run waits for a collector
 _SERVICE: Final = "timesplit-generator"
@@ -65,7 +66,9 @@ class SpanEncoder:
         alike = _number_alike(records)
         for number in np.unique(alike):
             group = records[alike == number]
-            yield self._encode_group(group, self._rest(group[0], names, words))
+            rest = self._rest(group[0], names, words)
+            for first in range(0, len(group), _SLICE):
+                yield self._encode_group(group[first : first + _SLICE], rest)
 
     def _encode_group(self, group: Records, rest: bytes) -> bytes:
         times = 2 * (len(_START) + 8)
