@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from timesplit.errors import ScenarioError, TimesplitError
 from timesplit.lab.display import Progress
-from timesplit.lab.processes import Child, Processes
+from timesplit.lab.processes import Child, Processes, free_port
 from timesplit.lab.scenario import Scenario
 
 STOP_TIMEOUT = 5  # seconds that users have at the end for what they began
@@ -78,7 +78,8 @@ def command(scenario: Scenario, host: str) -> list[str]:
     if scenario.duration is not None:
         options += ["--run-time", f"{scenario.duration:g}s"]
     if scenario.processes > 1:
-        options += ["--processes", str(scenario.processes)]
+        port = str(free_port())  # Locust's own is fixed: workers of two runs at a time would meet at one master
+        options += ["--processes", str(scenario.processes), "--master-bind-port", port, "--master-port", port]
     file = ["-f", str(scenario.locustfile)]
     return [sys.executable, "-m", "locust", *file, *options, *scenario.user_classes]
 
