@@ -22,7 +22,10 @@ format: setup ## format the code
 	.venv/bin/ruff format . && .venv/bin/ruff check --fix .
 
 bench: setup ## measure speed; the figures belong in docs/benchmarks.md
-	.venv/bin/python -m benchmarks
+	.venv/bin/timesplit bench observer
+
+docs: setup ## make the reference pages of records and summary anew
+	.venv/bin/python -m timesplit.report.reference docs
 
 requirements: ## pin requirements.txt anew from pyproject.toml (needs uv)
 	uv pip compile --upgrade --universal --python-version 3.11 --all-extras --generate-hashes --no-emit-index-url --custom-compile-command "make requirements" pyproject.toml -o requirements.txt
