@@ -10,7 +10,7 @@ setup: ## make .venv with all that is needed (python3 and pip suffice)
 	@$(PYTHON) bootstrap.py
 
 demo: setup ## run the demo: real service, real load, report in runs/latest/report.html
-	.venv/bin/timesplit run mixed && .venv/bin/timesplit run bursts
+	.venv/bin/timesplit run mixed -t 20s && .venv/bin/timesplit run bursts
 
 test: setup ## run the test suite
 	.venv/bin/python -m pytest
