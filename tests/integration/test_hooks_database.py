@@ -104,7 +104,7 @@ def test_waiting_for_the_pool_is_neither_connecting_nor_querying(
     accounts = run(hooked(main()))
     assert accounts[0].labels("db_connect") == ["connect"]
     for before, account in pairwise(accounts):
-        account.is_all("pool_wait", account.began, before.result[1])
+        account.is_all("pool_wait", account.began, before.result[1], but=["loop"])
         account.is_all("query", *account.result, within=JIFFY)
         assert account.labels("db_connect") == ["ping"]
         assert account.query_count == 1
@@ -281,8 +281,8 @@ def test_the_drivers_pools_are_pools(
 ) -> None:
     accounts, asked = run(hooked(pooled(postgres)))
     first, second = sorted(accounts, key=lambda account: account.ended)
-    second.is_all("pool_wait", max(asked), first.result[1])
-    assert first.ms("pool_wait") < 5
+    second.is_all("pool_wait", max(asked), first.result[1], but=["loop"])
+    assert first.ms("pool_wait") < second.ms("pool_wait")
     for account in (first, second):
         account.is_all("query", *account.result, within=JIFFY)
         assert account.query_count == 1

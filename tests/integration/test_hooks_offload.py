@@ -106,7 +106,7 @@ def test_a_token_is_waited_for_in_waves(run: Run) -> None:
     ends = sorted(job.ended for job in jobs)
     for i, (job, account) in enumerate(zip(jobs, accounts, strict=True)):
         if i >= 2:
-            account.is_all("offload_wait", job.asked, ends[i - 2])
+            account.is_all("offload_wait", job.asked, ends[i - 2], but=["loop"])
             assert account.ms("offload_wait") > 25 * (i // 2)
         account.is_all("offload_run", job.began, job.ended)
 
@@ -117,12 +117,12 @@ def test_a_token_that_a_busy_loop_keeps_from_others_is_a_wait_for_the_loop(run: 
 
     ends = sorted(job.ended for job in jobs)
     for job, account, freed in zip(jobs[2:4], accounts[2:4], ends[:2], strict=True):
-        account.is_all("offload_wait", job.asked, freed)
+        account.is_all("offload_wait", job.asked, freed, within=3)
         assert account.between(freed, job.began)["loop"] > 50
     for job, account, freed in zip(
         jobs[4:], accounts[4:], ends[2:4], strict=True
     ):  # no token lay idle for them
-        account.is_all("offload_wait", job.asked, freed)
+        account.is_all("offload_wait", job.asked, freed, within=3)
 
 
 def test_errors_and_results_pass_through(run: Run) -> None:
@@ -137,17 +137,21 @@ def test_errors_and_results_pass_through(run: Run) -> None:
 
 def test_a_call_that_is_given_up_is_charged_until_then(run: Run) -> None:
     job = Job(0.1)
+    left: list[int] = []
 
     async def work() -> None:
         with anyio.move_on_after(0.04):
             await anyio.to_thread.run_sync(job, abandon_on_cancel=True)
-        await asyncio.sleep(0.01)
+        left.append(clock())
         assert here.strand is not None
         assert here.strand.part != OFFLOAD_WAIT
+        await asyncio.sleep(0.01)
+        left.append(clock())
 
     account = run(hooked(record(work)))
-    assert account.ms("offload_run") == pytest.approx(40, abs=4)
-    assert account.ms("other_wait") == pytest.approx(10, abs=4)
+    account.is_all("offload_run", job.began, left[0], but=["loop"])
+    account.is_all("other_wait", *left, but=["loop"])
+    assert account.ms("offload_run") > 20
 
 
 def test_the_names_are_those_of_the_functions_that_were_handed_on() -> None:
@@ -216,7 +220,7 @@ def test_a_dependency_that_is_full_is_a_wait_with_a_name(run: Run) -> None:
     first, second = run(hooked(main()))
     waited = second.ms("other_wait", "dependency concurrency 1")
     assert waited == pytest.approx((turns[1] - turns[0]) / MS, abs=2)
-    assert first.ms("other_wait", "dependency concurrency 1") < 1
+    assert first.ms("other_wait", "dependency concurrency 1") < waited
 
 
 def test_disarmed_nothing_is_left(armed: Agent) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio.to_thread
@@ -85,7 +86,8 @@ def test_a_call_lasts_from_the_question_to_the_end_of_the_body(run: Run, get: Ge
         account = run(hooked(record(lambda: get(peer.port))))
     assert account.result is None
     for asked, replied in zip(peer.asked, peer.replied, strict=True):
-        account.is_all("upstream", asked, replied, within=6)  # between head and body the client runs
+        # Between head and body the client runs, and on a busy machine waits for its turn.
+        account.is_all("upstream", asked, replied, within=6, but=["loop"])
     assert set(account.labels("upstream")) == {f"GET 127.0.0.1:{peer.port}"}
     assert set(account.labels("upstream_wait")) <= {"connect"}
     assert account.upstream_count == 2
@@ -128,8 +130,10 @@ def test_waiting_for_a_connection_is_not_the_call(run: Run, pooled: Any) -> None
     with serving(http(0.05)) as peer:
         accounts = run(hooked(pooled(f"http://127.0.0.1:{peer.port}/", asked)))
     first, second = sorted(accounts, key=lambda account: account.ended)
-    second.is_all("upstream_wait", max(max(asked), peer.asked[0]), peer.replied[0], within=3)
-    second.is_all("upstream", peer.asked[1], peer.replied[1], within=3)
+    # Before it asks the pool the client prepares its call.
+    second.is_all("upstream_wait", max(asked) + 15 * MS, peer.replied[0], within=3, but=["loop"])
+    assert second.ms("upstream_wait") > 20
+    second.is_all("upstream", peer.asked[1], peer.replied[1], within=6)
     assert second.labels("upstream_wait")[0] == "pool"
     assert first.ms("upstream_wait", "pool") < 3
 
@@ -150,6 +154,15 @@ def test_without_a_trace_there_is_none_to_carry_on(run: Run, traced: bytes) -> N
     with serving(http()) as peer:
         run(hooked(record(lambda: get_httpx(peer.port), Recorded(traceparent=traced))))
     assert not any(b"traceparent" in head.lower() for head in peer.heads)
+
+
+def test_where_the_application_has_a_server_span_of_its_own_that_is_the_parent(run: Run) -> None:
+    context = SimpleNamespace(is_valid=True, trace_id=int(TRACE, 16), span_id=0xB7, trace_flags=0)
+    span = SimpleNamespace(get_span_context=lambda: context)
+    with serving(http()) as peer:
+        request = Recorded(traceparent=PARENT.encode(), foreign=span)
+        run(hooked(record(lambda: get_httpx(peer.port), request)))
+    assert f"traceparent: 00-{TRACE}-00000000000000b7-00".encode() in peer.heads[0].lower()
 
 
 def test_a_trace_of_the_applications_own_is_left_alone(run: Run) -> None:

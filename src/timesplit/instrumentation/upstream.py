@@ -1,4 +1,4 @@
-"""Calls of other HTTP services: httpx (by httpcore, which it calls), and requests (by urllib3).
+"""Calls of other HTTP services: httpx (by httpcore, which it calls), requests (by urllib3), and aiohttp.
 
 A call lasts until its body has been read, as far as the application reads it. Waiting for a connection of the client's
 pool, and opening one, is `upstream_wait`. Each call carries the request's trace on, unless it carries one already.
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from timesplit.instrumentation.calls import (
     ANY_NAMED,
+    Async,
     Call,
     Sync,
     Way,
@@ -187,3 +188,80 @@ def _from_pool(original: Sync) -> Sync:
         return (waited if getattr(pool, "block", False) else original)(pool, *args, **kwargs)
 
     return _get_conn
+
+
+# aiohttp
+
+
+def _about_aiohttp(request: Any, session: Any, method: str, url: Any, *_: Any, **__: Any) -> str:
+    request.upstream_count += 1
+    whole = session._build_url(url)
+    return _label(method.upper(), whole.host or "", whole.explicit_port)
+
+
+_AIOHTTP = Call(_CALL, _about_aiohttp, ANY_NAMED)
+_AIOHTTP_BODY = Call(_CALL, lambda _, stream, *__, **___: getattr(stream._protocol, _LABEL), ANY_NAMED)
+
+
+def arm_aiohttp(agent: "Agent") -> None:
+    """Arm aiohttp's client."""
+    hook(agent, "aiohttp.client:ClientSession", "_request", _asking)
+    hook(agent, "aiohttp.connector:BaseConnector", "_wait_for_available_connection", charged(awaited, POOL))
+    for owner in ("TCPConnector", "UnixConnector"):
+        hook(agent, f"aiohttp.connector:{owner}", "_create_connection", charged(awaited, CONNECT))
+    hook(agent, "aiohttp.client_proto:ResponseHandler", "read", _noting_protocol)
+    hook(agent, "aiohttp.streams:StreamReader", "_wait", _of_a_body)
+    protocol = getattr(sys.modules.get("aiohttp.client_proto"), "ResponseHandler", None)
+    stream = getattr(sys.modules.get("aiohttp.streams"), "StreamReader", None)
+    if protocol is not None and stream is not None:
+        SOCKETS[protocol] = lambda protocol: protocol.transport.get_extra_info("socket")
+        SOCKETS[stream] = lambda stream: stream._protocol.transport.get_extra_info("socket")
+
+
+def _asking(original: Async) -> Async:
+    async def _request(session: Any, method: str, url: Any, **kwargs: Any) -> Any:
+        before = enter(_AIOHTTP, (session, method, url))
+        if before is None:
+            return await original(session, method, url, **kwargs)
+        try:
+            return await original(session, method, url, **_with_trace(before[0], session, kwargs))
+        finally:
+            leave(before)
+
+    return _request
+
+
+def _with_trace(worker: Strand, session: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return a request's options with a `traceparent` among the headers."""
+    try:
+        headers = session.headers.__class__(kwargs.get("headers") or ())
+        parent = traceparent(worker.request)
+        if parent is None or "traceparent" in headers or "traceparent" in session.headers:
+            return kwargs
+        headers["traceparent"] = parent
+        return {**kwargs, "headers": headers}
+    except Exception:
+        failed(worker)
+        return kwargs
+
+
+def _noting_protocol(original: Async) -> Async:
+    # Not `async`: a frame less in each of the request's steps.
+    def read(protocol: Any) -> Any:
+        worker = working()
+        if worker is not None and worker.part == _CALL:
+            worker.source = protocol  # until the call is over
+            setattr(protocol, _LABEL, worker.label)
+        return original(protocol)
+
+    return read
+
+
+def _of_a_body(original: Async) -> Async:
+    waited = connected(original, _AIOHTTP_BODY)
+
+    # The streams of aiohttp's server have no such label.
+    def _wait(stream: Any, *args: Any, **kwargs: Any) -> Any:
+        return (waited if hasattr(stream._protocol, _LABEL) else original)(stream, *args, **kwargs)
+
+    return _wait
