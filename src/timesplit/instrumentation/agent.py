@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 Arm = Callable[["Agent"], None]
 # Module that must be imported → what arms its hooks.
 LIBRARIES: dict[str, Arm] = {
+    "aiohttp": upstream.arm_aiohttp,
     "anyio": offload.arm_anyio,
     "anyio.to_process": offload.arm_anyio_processes,
     "asyncpg": postgres.arm_asyncpg,
