@@ -171,3 +171,30 @@ def test_two_loops_in_two_threads_keep_apart(run: Any) -> None:
     for thread in threads:
         thread.join()
     assert len(found) == 2
+
+
+def test_from_a_tasks_end_on_its_waiter_waits_for_the_loop(run: Any) -> None:
+    stamps: list[int] = []
+
+    async def child() -> None:
+        await asyncio.sleep(0.01)
+        # Before the child's waiter is told, somebody else's callback blocks the loop.
+        asyncio.get_running_loop().call_soon(time.sleep, 0.05)
+        stamps.append(clock())
+
+    async def work() -> None:
+        await asyncio.gather(child())
+        stamps.append(clock())
+
+    parts, _ = run(account(work))
+    assert parts["loop"] == pytest.approx((stamps[1] - stamps[0]) / MS, abs=1)
+    assert parts["other_wait"] == pytest.approx(10, abs=4)
+
+
+def test_a_bare_yield_waits_for_nothing_but_the_loop(run: Any) -> None:
+    async def work() -> None:
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+    parts, _ = run(account(work))
+    assert set(parts) <= {"route", "loop"}

@@ -92,6 +92,7 @@ def test_4_threads_are_waited_for_in_waves(service: Service) -> None:
         is_all(account, "offload_run", stamps["start"], stamps["end"])
         # What a busy loop keeps from a request is the loop's: also a token that nobody uses any more.
         is_all(account, "offload_wait", account.begin, stamps["start"], but=("accept", "read", "loop"))
+        assert {s.label for s in account.segments if s.part == "offload_run"} == {"library_routes.thread"}
         waits.append(between(account, account.begin, stamps["start"])["offload_wait"] / MS)
     waves = median(waits[:TOKENS]), median(waits[TOKENS : 2 * TOKENS]), median(waits[2 * TOKENS :])
     assert waves[1] - waves[0] > 100

@@ -352,8 +352,8 @@ def _waits(strand: Strand, start: int, end: int, depth: int) -> Iterator[Segment
         else:
             yield Segment(wait.part, wait.label, since, until)
         start = until
-    if end > start:
-        yield Segment(OTHER_WAIT, "", start, end)
+    if end > start:  # from a task's end on, only the loop keeps its callbacks from telling who waits for it
+        yield Segment(LOOP if 0 < strand.ended <= start else OTHER_WAIT, "", start, end)
 
 
 def _ready(wait: Wait) -> int:

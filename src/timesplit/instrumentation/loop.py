@@ -276,7 +276,9 @@ class LoopHooks:
     def _wake(self, strand: Strand, args: tuple[Any, ...]) -> None:
         now = clock()
         waker = self.strand or self._finishing
-        if args:
+        if not args:  # `sleep(0)` and the like: it waits for nothing but its loop
+            now = strand.suspended
+        else:
             ended = _ended_by(args[0])
             if ended is not None:
                 ended.awaited = True

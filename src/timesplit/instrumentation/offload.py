@@ -69,6 +69,10 @@ def arm_fastapi(agent: "Agent") -> None:
 def name_of(function: Any, arguments: tuple[Any, ...] = ()) -> str:
     """Return a short name of what is called, without what it is called with."""
     while function.__class__ is functools.partial:
+        inner = function.keywords.get("function")  # FastAPI: an endpoint, in a call that traces it
+        if callable(inner):
+            function, arguments = inner, ()
+            continue
         function, arguments = function.func, (*function.args, *arguments)
         if isinstance(getattr(function, "__self__", None), contextvars.Context):  # asyncio.to_thread
             function, arguments = arguments[0], arguments[1:]
