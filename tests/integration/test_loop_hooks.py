@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import uvloop
 
+from tests.integration.peer import Peer, reply, serving
+from tests.integration.recorded import Recorded, hooked, record
 from timesplit.instrumentation.ledger import Strand, split
 from timesplit.instrumentation.loop import LoopHooks, clock, drive, drives, here
 from timesplit.parts import CODES
@@ -198,3 +200,32 @@ def test_a_bare_yield_waits_for_nothing_but_the_loop(run: Any) -> None:
 
     parts, _ = run(account(work))
     assert set(parts) <= {"route", "loop"}
+
+
+def test_where_nobody_can_tell_when_a_reply_came_that_is_uncertain(run: Any) -> None:
+    request = Recorded()
+    blocked: list[int] = []
+
+    async def block() -> None:
+        await asyncio.sleep(0.01)
+        blocked.append(clock())
+        time.sleep(0.1)  # noqa: ASYNC251  # the mistake that is measured
+        blocked.append(clock())
+
+    async def work() -> None:
+        assert here.strand is not None
+        here.strand.part = CODES["db_connect"]
+        reader, writer = await asyncio.open_connection("127.0.0.1", peer.port)
+        writer.write(b"/0.03")
+        await reader.read(1)
+        here.strand.part = CODES["other_wait"]
+        writer.close()
+
+    def answer(peer: Peer, connection: Any, _: bytes) -> None:
+        time.sleep(0.03)
+        reply(peer, connection, b"!")
+
+    with serving(answer) as peer:
+        run(hooked(record(work, request), block()))
+    assert blocked[0] < peer.replied[0] < blocked[1]
+    assert request.uncertain / MS == pytest.approx((blocked[1] - blocked[0]) / MS, abs=3)

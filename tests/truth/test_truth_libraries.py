@@ -161,9 +161,9 @@ def test_7_a_query_whose_reply_a_busy_loop_reads_late(service: Service) -> None:
 def test_7_a_call_whose_reply_a_busy_loop_reads_late(service: Service, peer: Peer) -> None:
     answer = service.get("/late-call")
     account = service.account(answer)
-    asked, came, end = peer.asked[-1], peer.replied[-1], answer.json["block_end"]
-    assert answer.json["block_start"] < came < end
-    is_all(account, "upstream", asked, came, KERNEL)
+    start, came, end = answer.json["block_start"], peer.replied[-1], answer.json["block_end"]
+    assert start < came < end
+    is_all(account, "upstream", start, came, KERNEL)
     is_all(account, "loop", came, end, KERNEL)
     assert account.ms("loop") > 150
     assert account.upstream_count == 2

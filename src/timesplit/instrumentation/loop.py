@@ -18,7 +18,7 @@ from typing import Any
 
 from timesplit.instrumentation.awaited import name_of_wait
 from timesplit.instrumentation.ledger import LOOP, OTHER_WAIT, ROUTE, Run, Strand
-from timesplit.instrumentation.readiness import came
+from timesplit.instrumentation.readiness import REMOTE, came
 
 clock = time.monotonic_ns
 cpu_clock = time.thread_time_ns  # a system call: read again only when the last reading is LONG_STEP old
@@ -284,16 +284,22 @@ class LoopHooks:
                 ended.awaited = True
                 waker = waker or ended
             elif waker is None:
-                now = getattr(args[0], _READY, now)
-        if waker is None:
-            if strand.source is not None and not _cancelled(args):
-                now = came(strand, now, self.busy_from, self.busy_to)
-        elif waker.__class__ is Run:
-            now = waker.ended or now
-        elif waker.freed:
-            now = waker.freed
+                now = getattr(args[0], _READY, 0) or self._came(strand, args[0], now)
+        if waker is not None:
+            if waker.__class__ is Run:
+                now = waker.ended or now
+            elif waker.freed:
+                now = waker.freed
         strand.wake(now, waker)
         (strand.root or strand).note(LOOP, now)
+
+    def _came(self, strand: Strand, future: object, now: int) -> int:
+        """Return when that came from outside for which a strand waited."""
+        if strand.source is None and strand.part not in REMOTE:
+            return now
+        if isinstance(future, Future) and future.cancelled():
+            return now
+        return came(strand, now, self.busy_from, self.busy_to)
 
     def _finish(self, ended: Strand, callback: Callable[..., object], *args: Any) -> None:
         """Run a callback of what finished, knowing whose it is: gather and task groups wake their waiter here."""
@@ -397,8 +403,3 @@ def _ended_by(future: object) -> Strand | None:
         if told.__class__ is Run:
             return told
     return None
-
-
-def _cancelled(args: tuple[Any, ...]) -> bool:
-    """Tell whether a task is woken because what it waited for was given up."""
-    return bool(args) and isinstance(args[0], Future) and args[0].cancelled()

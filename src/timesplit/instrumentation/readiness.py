@@ -2,25 +2,31 @@
 
 A hook that knows on which connection a strand waits leaves it as the strand's source. When the wait is over, and it
 was long, the kernel says how old the connection's last data are: that is when the strand was ready. The kernel counts
-in jiffies; where it cannot tell (a Unix socket, a system without TCP_INFO), what the loop was busy just before is
-uncertain, and is noted as that.
+in jiffies; where it cannot tell (a Unix socket, a connection that is just being opened, a system without TCP_INFO),
+what the loop was busy just before is uncertain, and is noted as that.
 """
 
 import socket
+import sys
 import time
 from collections.abc import Callable
 from struct import Struct
 from typing import Any
 
 from timesplit.instrumentation.ledger import Strand
+from timesplit.parts import CODES
 
-_TCP_INFO = getattr(socket, "TCP_INFO", 11)
+# Other systems have an option of that name too, with other contents, or none.
+_TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
 _LAST_RECEIVED = Struct("@52xI")  # tcpi_last_data_recv of struct tcp_info, in ms
 _COARSE_CLOCK = 6  # CLOCK_MONOTONIC_COARSE of Linux: it advances once a jiffy
 
 _INSTANT = 100_000  # ns
 
 clock = time.monotonic_ns
+
+# Parts in which a strand waits for bytes from somewhere else.
+REMOTE = frozenset(CODES[name] for name in ("db_connect", "query", "cache", "upstream_wait", "upstream"))
 
 Find = Callable[[Any], Any]
 # Class of a source → what finds its socket: an object with `fileno`, or a file descriptor.
@@ -41,7 +47,7 @@ def came(strand: Strand, now: int, busy_from: int, busy_to: int) -> int:
     """Return when what a strand waited for on its source came.
 
     Args:
-        strand: woken now, with a source.
+        strand: woken now; without a source, nobody can tell when it was ready.
         now: when the loop had read it.
         busy_from: since when the loop was busy, the last time that it was seen to be.
         busy_to: up to when.
@@ -75,7 +81,7 @@ def _uncertain(strand: Strand, busy: int) -> None:
 def _last_data(source: object) -> tuple[int, int] | None:
     """Return when the last data on a connection came, and their age; None where the kernel cannot tell."""
     find = next((SOCKETS[owner] for owner in source.__class__.__mro__ if owner in SOCKETS), None)
-    if find is None:
+    if find is None or _TCP_INFO is None:
         return None
     try:
         found = find(source)
@@ -83,17 +89,17 @@ def _last_data(source: object) -> tuple[int, int] | None:
         # Family and type are given, or the constructor would ask the kernel for them.
         connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=descriptor)
         try:
-            return _asked(connection)
+            return _asked(connection, _TCP_INFO)
         finally:
             connection.detach()
     except Exception:  # whatever a library's own objects raise: unknown
         return None
 
 
-def _asked(connection: socket.socket) -> tuple[int, int]:
+def _asked(connection: socket.socket, option: int) -> tuple[int, int]:
     for _ in range(3):
         before = clock()
-        info = connection.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 104)
+        info = connection.getsockopt(socket.IPPROTO_TCP, option, 104)
         now = clock()
         if now - before < _INSTANT:  # else something came between, and the age is of another instant
             break
