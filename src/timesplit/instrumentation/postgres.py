@@ -1,6 +1,7 @@
 """PostgreSQL's drivers and their pools: asyncpg, and psycopg 3 with psycopg_pool."""
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from timesplit.instrumentation.calls import (
@@ -78,8 +79,9 @@ def arm_asyncpg(agent: "Agent") -> None:
 
 def _noting_socket(original: Sync) -> Sync:
     def connection_made(self: Any, transport: Any) -> Any:
-        # The socket, not the transport: that and its protocol would keep each other alive.
-        self._timesplit_socket = transport.get_extra_info("socket")
+        with suppress(Exception):  # of a transport of another kind
+            # The socket, not the transport: that and its protocol would keep each other alive.
+            self._timesplit_socket = transport.get_extra_info("socket")
         return original(self, transport)
 
     return connection_made

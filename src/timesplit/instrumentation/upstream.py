@@ -6,6 +6,7 @@ pool, and opening one, is `upstream_wait`. Each call carries the request's trace
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -73,10 +74,16 @@ def _reading(original: Any, way: Way) -> Any:
     def read(source: Any, *args: Any, **kwargs: Any) -> Any:
         worker = working()
         if worker is not None and worker.part == _CALL:
-            setattr(source, _LABEL, worker.label)
+            _remember(source, worker)
         return reading(source, *args, **kwargs)
 
     return read
+
+
+def _remember(source: Any, worker: Strand) -> None:
+    """Keep a call's label where its body is read from."""
+    with suppress(AttributeError):  # of a class with slots: the body has no label then
+        setattr(source, _LABEL, worker.label)
 
 
 # httpcore
@@ -121,7 +128,7 @@ def _queued(way: Way) -> Callable[[Any], Any]:
 
         # Not `async`: most have their connection already.
         def wait_for_connection(queued: Any, *args: Any, **kwargs: Any) -> Any:
-            return (waited if queued.connection is None else original)(queued, *args, **kwargs)
+            return (waited if getattr(queued, "connection", True) is None else original)(queued, *args, **kwargs)
 
         return wait_for_connection
 
@@ -157,7 +164,7 @@ def _calling(original: Sync) -> Sync:
         try:
             args, kwargs = _carrying(before[0], pool, args, kwargs)
             response = original(pool, method, url, body, *args, **kwargs)
-            setattr(response, _LABEL, before[0].label)
+            _remember(response, before[0])
             return response
         finally:
             leave(before)
@@ -251,7 +258,7 @@ def _noting_protocol(original: Async) -> Async:
         worker = working()
         if worker is not None and worker.part == _CALL:
             worker.source = protocol  # until the call is over
-            setattr(protocol, _LABEL, worker.label)
+            _remember(protocol, worker)
         return original(protocol)
 
     return read
@@ -262,6 +269,8 @@ def _of_a_body(original: Async) -> Async:
 
     # The streams of aiohttp's server have no such label.
     def _wait(stream: Any, *args: Any, **kwargs: Any) -> Any:
-        return (waited if hasattr(stream._protocol, _LABEL) else original)(stream, *args, **kwargs)
+        return (waited if hasattr(getattr(stream, "_protocol", None), _LABEL) else original)(
+            stream, *args, **kwargs
+        )
 
     return _wait
