@@ -88,12 +88,15 @@ def leave(before: Entered) -> None:
 
 
 def turn(worker: Strand, part: int, label: str) -> None:
-    """Say what a strand or a thread's call does from now on."""
-    if worker.__class__ is Run:
-        worker.change(clock(), part, label)
-    else:
+    """Say what a strand or a thread's call does from now on. Never raises."""
+    if worker.__class__ is not Run:
         worker.part = part
         worker.label = label
+        return
+    try:
+        worker.change(clock(), part, label)
+    except Exception:
+        failed(worker)
 
 
 def failed(worker: Strand) -> None:

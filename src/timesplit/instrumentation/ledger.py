@@ -77,6 +77,7 @@ class Strand:
     Attributes:
         creator: the strand in whose step it was made; None for the request's own.
         root: the request's own strand; None for that itself.
+        known: the task that drives it knows it.
         born: when its task was made: from here it was ready.
         began: start of its first step.
         ended: end of its last step; 0 while it is open.
@@ -97,6 +98,7 @@ class Strand:
     request: object = None
     began = ended = suspended = ready = freed = busy = 0
     awaited = True
+    known = False
     part = OTHER_WAIT
     label = ""
     source: object = None

@@ -143,17 +143,13 @@ class LoopHooks:
         """Run a coroutine to its end, telling its strand of each step; everything else passes through unchanged."""
         value: Any = None
         error: BaseException | None = None
-        root = strand.root or strand
-        known = strand is not root  # a child's task was told when it was made
         strand.began = start = clock()
         while True:
             outer, since = self.strand, self.since
             self.strand = strand
             self.since = start
-            if start - self._cpu_at >= LONG_STEP:
-                self._read_cpu(start)
-            if self.asleep:
-                self.told.wake()
+            if self.asleep or start - self._cpu_at >= LONG_STEP:
+                self._look(start)
             try:
                 awaited = coro.send(value) if error is None else coro.throw(error)
             except StopIteration as end:
@@ -169,26 +165,12 @@ class LoopHooks:
             error = None  # keeps no traceback alive while suspended
             self.strand = outer
             self.since = since
-            strand.suspended = self.ended = now = clock()
-            if not known:
-                known = True
-                drives(strand)
-            root.note(strand.part, now)
-            strand.busy += now - start
-            if now - start >= LONG_STEP:
-                self._long(strand, start, now)
+            self._suspended(strand, start)
             try:
                 value = yield awaited
             except BaseException as thrown:  # cancellation and close() go to the coroutine, as without us
                 error = thrown
-            start = clock()
-            root.note(ROUTE, start)
-            if start - now >= LONG_STEP and strand.part == OTHER_WAIT and not strand.label:
-                strand.label = name_of_wait(coro)  # never raises
-                strand.step(start)
-                strand.label = ""
-            else:
-                strand.step(start)
+            start = self._resumed(strand, coro)
 
     @coroutine
     def drive_other(self, coro: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
@@ -200,59 +182,94 @@ class LoopHooks:
             outer, since = self.strand, self.since
             self.strand = None
             self.since = start
-            if start - self._cpu_at >= LONG_STEP:
-                self._read_cpu(start)
-            if self.asleep:
-                self.told.wake()
+            if self.asleep or start - self._cpu_at >= LONG_STEP:
+                self._look(start)
             try:
                 awaited = coro.send(value) if error is None else coro.throw(error)
-            except BaseException as end:
-                self.strand, self.since = outer, since
-                self._other_over(start)
-                if isinstance(end, StopIteration):
-                    return end.value
+            except StopIteration as end:
+                self._other_over(start, outer, since)
+                return end.value
+            except BaseException:
+                self._other_over(start, outer, since)
                 raise
             error = None
-            self.strand, self.since = outer, since
-            self._other_over(start)
+            self._other_over(start, outer, since)
             try:
                 value = yield awaited
             except BaseException as thrown:
                 error = thrown
 
-    def _other_over(self, start: int) -> None:
-        self.ended = now = clock()
-        if now - start >= LONG_STEP:
-            self._long(None, start, now)
-        else:
-            self.others += now - start
+    def _look(self, start: int) -> None:
+        """A step starts: have it watched, and know with how much CPU time it begins."""
+        try:
+            if start - self._cpu_at >= LONG_STEP:
+                self._cpu = cpu_clock()
+                self._cpu_at = start
+            if self.asleep:
+                self.told.wake()
+        except Exception:
+            self.told.failed()
 
-    def _read_cpu(self, now: int) -> None:
-        self._cpu = cpu_clock()
-        self._cpu_at = now
+    def _suspended(self, strand: Strand, start: int) -> None:
+        """A step ended, and its coroutine waits for something."""
+        strand.suspended = self.ended = now = clock()
+        try:
+            if not strand.known:
+                strand.known = True
+                drives(strand)
+            strand.busy += now - start
+            (strand.root or strand).note(strand.part, now)
+            if now - start >= LONG_STEP:
+                self._long(strand, start, now)
+        except Exception:
+            self.told.failed()
+
+    def _resumed(self, strand: Strand, coro: Any) -> int:
+        """What a coroutine waited for has come, and its next step starts; return when."""
+        now = clock()
+        try:
+            (strand.root or strand).note(ROUTE, now)
+            named = now - strand.suspended >= LONG_STEP and strand.part == OTHER_WAIT and not strand.label
+            if named:
+                strand.label = name_of_wait(coro)
+            strand.step(now)
+            if named:
+                strand.label = ""
+        except Exception:
+            self.told.failed()
+        return now
+
+    def _other_over(self, start: int, outer: Strand | None, since: int) -> None:
+        self.strand = outer
+        self.since = since
+        self.ended = now = clock()
+        if now - start < LONG_STEP:
+            self.others += now - start
+            return
+        try:
+            self._long(None, start, now)
+        except Exception:
+            self.told.failed()
 
     def _over(self, strand: Strand, start: int, error: BaseException | None) -> None:
         self.ended = now = clock()
-        strand.busy += now - start
-        if now - start >= LONG_STEP:
-            self._long(strand, start, now)
         try:
+            strand.busy += now - start
+            if now - start >= LONG_STEP:
+                self._long(strand, start, now)
             strand.over(now, error)
         except Exception:
             self.told.failed()
 
     def _long(self, strand: Strand | None, start: int, end: int) -> None:
-        try:
-            if start - self.busy_to > LONG_STEP:
-                self.busy_from = start
-            self.busy_to = end
-            cpu, before, at = cpu_clock(), self._cpu, self._cpu_at
-            self._cpu, self._cpu_at = cpu, end
-            # The reading is at most LONG_STEP older than the step; how much of that ran is not known: half.
-            used = min(max(cpu - before - (start - at) // 2, 0), end - start)
-            self.told.long_step(strand, start, end, used)
-        except Exception:
-            self.told.failed()
+        if start - self.busy_to > LONG_STEP:
+            self.busy_from = start
+        self.busy_to = end
+        cpu, before, at = cpu_clock(), self._cpu, self._cpu_at
+        self._cpu, self._cpu_at = cpu, end
+        # The reading is at most LONG_STEP older than the step; how much of that ran is not known: half.
+        used = min(max(cpu - before - (start - at) // 2, 0), end - start)
+        self.told.long_step(strand, start, end, used)
 
     def call_soon(self, callback: Callable[..., object], *args: Any, context: Any = None) -> Handle:
         """Stamp the task that becomes ready, then do what the loop does."""
@@ -364,6 +381,7 @@ class LoopHooks:
             self.told.failed()
         task = self._factory(loop, coro, **options) if self._factory else Task(coro, loop=loop, **options)
         if strand is not None:
+            strand.known = True
             with suppress(AttributeError):  # a task of another factory's making
                 setattr(task, _STRAND, strand)
         return task

@@ -24,8 +24,10 @@ from timesplit.instrumentation.calls import (
     awaited,
     charged,
     enter,
+    failed,
     hook,
     leave,
+    turn,
     working,
 )
 from timesplit.instrumentation.ledger import OFFLOAD_RUN, OFFLOAD_WAIT, OTHER_WAIT, Run, Strand
@@ -100,10 +102,11 @@ def _offloaded(original: Any) -> Any:
         call = original if method is None else functools.partial(method, cls)
         if strand is None or strand.request is None or strand.part not in UNNAMED:
             return await call(func, args, *rest, **options)
-        label = name_of(func, args)
-        run = Run(clock(), strand, OFFLOAD_WAIT, label)
+        run = _handed_on(OFFLOAD_WAIT, "", func, args)
+        if run is None:
+            return await call(func, args, *rest, **options)
         before = strand.part, strand.label
-        strand.part, strand.label = OFFLOAD_WAIT, label
+        strand.part, strand.label = OFFLOAD_WAIT, run.label
         try:
             return await call(_in_thread, (run, func, args), *rest, **options)
         finally:
@@ -119,12 +122,19 @@ def _in_thread(
 ) -> Any:
     """Make a request's call, in a worker thread."""
     outer, here.run, here.over = here.run, run, None
-    run.change(clock(), OFFLOAD_RUN, run.label)
+    turn(run, OFFLOAD_RUN, run.label)
     try:
         return function(*arguments, **options) if options else function(*arguments)
     finally:
-        run.end(clock())
+        _ended(run)
         here.run, here.over = outer, run
+
+
+def _ended(run: Run) -> None:
+    try:
+        run.end(clock())
+    except Exception:
+        failed(run)
 
 
 def _left(strand: Strand, run: Run) -> None:
@@ -154,7 +164,11 @@ def _handed_on(part: int, prefix: str, function: Sync, arguments: tuple[Any, ...
     worker = working()
     if worker is None or worker.request is None or worker.part not in UNNAMED:
         return None
-    return Run(clock(), worker, part, prefix + name_of(function, arguments))
+    try:
+        return Run(clock(), worker, part, prefix + name_of(function, arguments))
+    except Exception:  # of a callable that does not even tell its name
+        failed(worker)
+        return None
 
 
 def _to_thread(original: Sync) -> Sync:
@@ -180,7 +194,7 @@ def _to_process(original: Sync) -> Sync:
 
 
 def _returned(run: Run, future: object) -> None:
-    run.end(clock())
+    _ended(run)
     here.over = run
 
 

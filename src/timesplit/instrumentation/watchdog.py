@@ -94,8 +94,16 @@ class Watchdog:
             while quiet < QUIET and not self._stopped:
                 due = clock() + PERIOD
                 time.sleep(PERIOD / 1e9)
-                quiet = 0 if self._look(clock(), due) else quiet + 1
+                try:
+                    quiet = 0 if self._look(clock(), due) else quiet + 1
+                except Exception:
+                    quiet += 1
+                    self._failed()
             self._rest()
+
+    def _failed(self) -> None:
+        for _, culprits, _ in list(self._watched.values()):
+            culprits.failed()
 
     def _rest(self) -> None:
         now = clock()
