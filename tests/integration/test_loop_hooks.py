@@ -112,7 +112,9 @@ def test_the_last_child_counts(run: Any, group: str) -> None:
 
     parts, total = run(account(work))
     assert set(parts) <= {"upstream", "route", "loop", "other_wait"}
-    assert parts["upstream"] == pytest.approx(50, abs=3)
+    # Of the others' sleeps what they were late is a wait for the loop: they were ready then.
+    assert parts["upstream"] + parts.get("loop", 0) + parts["route"] == pytest.approx(total / MS, abs=1)
+    assert parts["upstream"] > 40
     assert total / MS == pytest.approx(50, abs=10)
 
 
