@@ -93,26 +93,6 @@ def test_work_in_the_path_is_cpu_time(plain: Service) -> None:
     assert used - 1 < account.route_cpu_ns / MS < used + account.ms("route") - (end - start) / MS + 1
 
 
-@retried
-def test_a_thread_that_keeps_the_interpreter_is_visible_and_blamed(plain: Service) -> None:
-    plain.get("/hog?seconds=1.0")
-    time.sleep(0.1)
-    answer = plain.get("/several")
-    account = plain.account(answer)
-    until(lambda: _hogs(plain, account) or None, "nobody is blamed", 3)
-    hogs = _hogs(plain, account)
-    blocked = account.ms("route") - account.route_cpu_ns / MS
-    visible = account.ms("loop") + account.ms("read") + account.ms("accept") + blocked
-    assert visible > 0.6 * (account.ended - account.begin - 5 * 2 * MS) / MS
-    assert hogs > 0.6 * visible
-
-
-def _hogs(service: Service, account: Account) -> float:
-    """What the thread that burns is blamed for, in ms."""
-    blamed = service.blamed(account, account.begin, account.ended)
-    return sum(ms for place, ms in blamed.items() if "burn" in place)
-
-
 @pytest.mark.parametrize(("path", "kind"), [("/background", 1), ("/teardown", 2)])
 @retried
 def test_work_after_the_response_is_apart_and_can_be_blamed(plain: Service, path: str, kind: int) -> None:

@@ -78,7 +78,8 @@ def command(scenario: Scenario, host: str) -> list[str]:
     if scenario.duration is not None:
         options += ["--run-time", f"{scenario.duration:g}s"]
     if scenario.processes > 1:
-        port = str(free_port())  # Locust's own is fixed: workers of two runs at a time would meet at one master
+        # Locust's own port is fixed: workers of two runs at a time would meet at one master.
+        port = str(free_port())
         options += ["--processes", str(scenario.processes), "--master-bind-port", port, "--master-port", port]
     file = ["-f", str(scenario.locustfile)]
     return [sys.executable, "-m", "locust", *file, *options, *scenario.user_classes]
