@@ -128,7 +128,9 @@ def _queued(way: Way) -> Callable[[Any], Any]:
 
         # Not `async`: most have their connection already.
         def wait_for_connection(queued: Any, *args: Any, **kwargs: Any) -> Any:
-            return (waited if getattr(queued, "connection", True) is None else original)(queued, *args, **kwargs)
+            return (waited if getattr(queued, "connection", True) is None else original)(
+                queued, *args, **kwargs
+            )
 
         return wait_for_connection
 
